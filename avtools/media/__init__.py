@@ -1,0 +1,1 @@
+"""Files in and out: probe, decode, encode, resample, cut."""
