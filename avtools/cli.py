@@ -278,7 +278,7 @@ def row_command(*, files: bool = False, inputs: bool = True):
     """
 
     def decorate(function):
-        own = list(reversed(getattr(function, "__click_params__", [])))
+        own = list(reversed(getattr(function, "__click_params__", [])))  # click collects them from the last one up
         shared_options = FILE_OPTIONS * files + (INPUT_OPTIONS + ROW_OPTIONS) * inputs + OUTPUT_OPTIONS
         names = {parameter.name for parameter in [INPUT, *shared_options]}
 
@@ -302,7 +302,7 @@ def row_command(*, files: bool = False, inputs: bool = True):
         return click.Command(
             function.__name__,
             callback=callback,
-            params=[INPUT] * inputs + own + shared_options,
+            params=own + [INPUT] * inputs + shared_options,
             help=function.__doc__,
             context_settings=HELP,
         )

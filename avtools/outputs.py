@@ -37,10 +37,11 @@ FATAL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPE
 
 
 def _start_of(pid: int) -> str | None:
-    """The start time of process `pid` in clock ticks since boot; None when there is no such process."""
+    """The start time of process `pid` in clock ticks since boot; None when it is dead (reaped or not)."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[19].decode()
+            fields = file.read().rpartition(b")")[2].split()
+        return None if fields[0] in (b"Z", b"X") else fields[19].decode()
     except FileNotFoundError:
         if os.path.isdir("/proc/self"):
             return None
@@ -137,14 +138,16 @@ def safe_relpath(relpath: str) -> str:
 class Want:
     """A file that a row asks for.
 
-    `sources`: the files that it is made of, the one that it replaces first.  `suffixes`: the suffixes that
-    it may get, the likely one first.  `relpath`: its place without suffix below DIR; by default that of the
-    row (see :func:`place`).
+    `sources`: the files that it is made of, the one that it replaces first; none for what is made of nothing.
+    `suffixes`: the suffixes that a new file may get, the likely one first.  `may_keep`: the source itself may
+    do, under its own suffix.  `relpath`: its place without suffix below DIR; by default that of the row (see
+    :func:`place`).
     """
 
     name: str
     sources: tuple[str, ...]
     suffixes: tuple[str, ...]
+    may_keep: bool = False
     relpath: str | None = None
 
 
@@ -154,9 +157,20 @@ class Slot:
 
     sources: tuple[str, ...]
     stem: str  # below the output directory, without suffix; in place: the file itself
-    suffixes: tuple[str, ...]
+    suffixes: tuple[str, ...]  # that a new file may get
+    kept: str | None  # the suffix under which the source itself may do
     taken: set[str] = dataclasses.field(default_factory=set)  # places that belong to other sources
     records: list[dict] = dataclasses.field(default_factory=list)
+
+    @property
+    def label(self) -> str:
+        """What to call the slot in messages."""
+        return self.sources[0] if self.sources else self.stem
+
+    def places(self) -> list[str]:
+        """All places that it may take, without those of others."""
+        suffixes = dict.fromkeys([*self.suffixes, *([] if self.kept is None else [self.kept])])
+        return [self.stem + suffix for suffix in suffixes if self.stem + suffix not in self.taken]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,19 +254,19 @@ class Outputs:
         for want in wants:
             if self.policy.in_place:
                 stem, suffix = os.path.splitext(os.path.realpath(want.sources[0]))
-                if suffix not in want.suffixes:
-                    raise RowError(f"{want.sources[0]}: would become {want.suffixes[0]}, so it cannot be replaced in place; use -d DIR")
-                slot = Slot(want.sources, stem, (suffix,))
+                slot = Slot(want.sources, stem, tuple(s for s in want.suffixes[:1] if s == suffix), suffix)
             else:
-                slot = Slot(want.sources, want.relpath or place(row, want.sources[0]), want.suffixes)
+                kept = os.path.splitext(want.sources[0])[1] if want.may_keep else None
+                slot = Slot(want.sources, want.relpath or place(row, want.sources[0]), want.suffixes, kept)
                 self._refuse_source(slot)
-            maker = _maker(slot)
-            for place_ in self._places(slot):
+            maker, places = _maker(slot), slot.places()
+            several = len(places) > 1
+            for place_ in places:
                 target = hash_of(place_)
                 owner, earlier = self._owner(target)
                 if owner is None:
                     claims.append((target, maker, number))
-                    if len(slot.suffixes) > 1:
+                    if several:
                         ambiguous.add(target)
                 elif owner == maker or target in self.active.get(earlier, ()):
                     if earlier in self.active:  # it makes the file that this row shares, or may leave it free
@@ -268,7 +282,7 @@ class Outputs:
         """Just before row `number` starts: which places belong to others by now, and what is recorded of its own."""
         for slot in slots.values():
             maker = _maker(slot)
-            for place_ in self._places(slot):
+            for place_ in slot.places():
                 target = hash_of(place_)
                 owner, earlier = self._owner(target)
                 if owner is None:
@@ -294,28 +308,25 @@ class Outputs:
             sweep(self.folder)
         self.database.close()
 
-    def _places(self, slot: Slot) -> list[str]:
-        return [slot.stem + suffix for suffix in slot.suffixes if slot.stem + suffix not in slot.taken]
-
     def _owner(self, target: bytes) -> tuple[bytes | None, int]:
         found = self.database.execute("SELECT source, row FROM claims WHERE target=?", (target,)).fetchone()
         return found or (None, -1)
 
     def _take(self, slot: Slot, place_: str, earlier: int) -> None:
         slot.taken.add(place_)
-        if len(slot.taken) == len(slot.suffixes):
+        if not slot.places():
             path = os.path.join(self.policy.outdir or "", place_)
             raise RowError(
-                f"{slot.sources[0]}: its output {path} is that of another source (row {earlier + 1}); give the rows different relpath"
+                f"{slot.label}: its output {path} is that of another source (row {earlier + 1}); give the rows different relpath"
             )
 
     def _refuse_source(self, slot: Slot) -> None:
         sources = {os.path.realpath(source) for source in slot.sources}
-        for place_ in self._places(slot):
+        for place_ in slot.places():
             if os.path.realpath(os.path.join(self.policy.outdir, place_)) in sources:
-                if len(slot.taken) + 1 == len(slot.suffixes):
-                    raise RowError(f"{slot.sources[0]}: its output would replace a source; use --in-place or another -d DIR")
                 slot.taken.add(place_)
+                if not slot.places():
+                    raise RowError(f"{slot.label}: its output would replace a source; use --in-place or another -d DIR")
 
     def _records(self, target: bytes) -> Iterator[dict]:
         names = list(self.journals)
@@ -335,7 +346,7 @@ def hash_of(text: str) -> bytes:
 
 
 def _maker(slot: Slot) -> bytes:
-    return hash_of("\0".join(map(os.path.abspath, slot.sources)))
+    return hash_of("\0".join(map(os.path.abspath, slot.sources or (slot.stem,))))
 
 
 # --- the journal ------------------------------------------------------------------------------------------
@@ -475,7 +486,7 @@ class Maker:
             fcntl.flock(lock, fcntl.LOCK_EX)
             sweep(folder)
             own = dataclasses.replace(slot, stem=os.path.basename(slot.stem))
-            records = _in_place_records(folder, own.stem + own.suffixes[0])
+            records = _in_place_records(folder, own.stem + own.kept)
             made = self._make(own, directory, records, build, measure, conforms, verify)
         made.path = os.path.abspath(slot.sources[0]) if policy.absolute else slot.sources[0]
         return made
@@ -485,50 +496,52 @@ class Maker:
         record, reason = self._find(slot, root, records, states)
         if record is not None:
             return self._finish(slot, root, record, None, -1, "reused")
-        suffixes = [s for s in slot.suffixes if slot.stem + s not in slot.taken]
-        if conforms():
+        if slot.kept is not None and slot.stem + slot.kept not in slot.taken and conforms():
             if not self.policy.copy or self.policy.in_place:
                 self.counts["unchanged"] += 1
                 self.why.append(f"{slot.sources[0]}: needs no change")
                 path = os.path.abspath(slot.sources[0]) if self.policy.absolute else slot.sources[0]
                 return Made(path, measure(slot.sources[0]))
-            suffix = os.path.splitext(slot.sources[0])[1]
-            if suffix not in slot.suffixes:
-                raise RowError(f"{slot.sources[0]}: no place for a file that ends in {suffix!r}")
-            return self._write(slot, root, suffix, states, lambda tmp, _: link_or_copy(slot.sources[0], tmp), measure, None, "linked", [])
+            return self._write(
+                slot, root, slot.kept, states, lambda tmp, _: link_or_copy(slot.sources[0], tmp), measure, None, "linked", []
+            )
+        if not slot.suffixes:
+            raise RowError(f"{slot.label}: cannot be written as {slot.kept} again, so not in place; use -d DIR")
         refused = None
-        for suffix in suffixes:
+        for suffix in slot.suffixes:
+            if slot.stem + suffix in slot.taken:
+                continue
             try:
                 return self._write(slot, root, suffix, states, build, measure, verify, reason, records)
             except SuffixRefused as error:
                 refused = error
-        raise refused or RowError(f"{slot.sources[0]}: all places for its output belong to other sources; give the rows different relpath")
+        raise refused or RowError(f"{slot.label}: all places for its output belong to other sources; give the rows different relpath")
 
     def _find(self, slot, root, records, states) -> tuple[dict | None, str]:
         """The newest record that is still true, or why there is none."""
-        reason = "not made before"
-        wanted = _operation(self.policy)
+        reasons = []
         for record in records:
-            fresh = record["run"] == self.policy.run
-            if self.policy.overwrite and not fresh:
-                reason = "--overwrite"
-            elif record["target"] in slot.taken:
-                continue
-            elif not _is_file(os.path.join(root, record["target"]), record["output"]):
-                reason = "the output is missing or was changed"
-            elif self.policy.in_place:
-                if wanted in record["history"]:
-                    return record, ""
-                reason = "made by another operation or other options"
-            elif record["history"][-1] != wanted:
-                reason = "made by another operation or other options"
-            elif len(record["sources"]) != len(states) or not all(
-                _same_source(path, state, was) for path, state, was in zip(slot.sources, states, record["sources"])
-            ):
-                reason = "the source has changed"
-            else:
+            reason = self._objection(slot, root, record, states)
+            if reason is None:
                 return record, ""
-        return None, reason
+            reasons.append(reason)
+        return None, reasons[0] if reasons else "not made before"
+
+    def _objection(self, slot, root, record, states) -> str | None:
+        """Why what `record` tells of cannot be used again; None where it can."""
+        wanted = _operation(self.policy)
+        if self.policy.overwrite and record["run"] != self.policy.run:
+            return "--overwrite"
+        if record["target"] in slot.taken or not _is_file(os.path.join(root, record["target"]), record["output"]):
+            return "the output is missing or was changed"
+        if self.policy.in_place:
+            return None if wanted in record["history"] else "not done to it before"
+        if record["history"][-1] != wanted:
+            return "made by another operation or other options"
+        sources = zip(slot.sources, states, record["sources"], strict=False)
+        if len(record["sources"]) != len(states) or not all(_same_source(*source) for source in sources):
+            return "the source has changed"
+        return None
 
     def _write(self, slot, root, suffix, states, build, measure, verify, reason, records) -> Made:
         place_ = slot.stem + suffix

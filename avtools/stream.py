@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from avtools import outputs, rows
 from avtools.cli import Shared, command_path
@@ -33,6 +34,8 @@ class Work:
     have at least one of these.  `wants(row, options)`: the files that a row asks for.  `operation`:
     name/version under which they are recorded; a new version makes them anew.  `records` and `header`:
     rows that the command makes itself instead of reading a table.  `preload`: modules that workers use.
+    For inline work: `begin(header)` gives the options once the header is known; `tee` is a second writer
+    (open, write, commit, discard); `report()` gives lines for the end.
     """
 
     function: Callable
@@ -46,7 +49,9 @@ class Work:
     records: Iterable[rows.Record] | None = None
     header: list[str] | None = None
     output_format: str = "csv"
-    report: Callable[[], list[str]] | None = None  # more lines for the end
+    begin: Callable[[list[str]], dict] | None = None
+    report: Callable[[], list[str]] | None = None
+    tee: Any = None
 
 
 def run(work: Work, shared: Shared) -> int:
@@ -54,6 +59,10 @@ def run(work: Work, shared: Shared) -> int:
     raise_on_signals()
     check_engine(shared.engine)
     world = ranked.world()
+    if work.inline and world.size > 1:  # costs less than sharing it
+        if world.rank > 0:
+            return 0
+        world = ranked.World()
     if world.size > 1 and world.rank > 0:
         return _Run(work, shared, world).follow()
     return _Run(work, shared, world).lead()
@@ -64,7 +73,11 @@ class _Run:
         self.work, self.shared, self.world = work, shared, world
         self.in_ = self.out = self.kept = self.filtered = self.bad = self.passed = 0
         self.files: collections.Counter[str] = collections.Counter()
+        self.writer: rows.Writer | None = None
         self.folder: outputs.Outputs | None = None
+        # Work that costs less than passing the row on is done where the row is read, unless reading could
+        # block in a place where finished rows cannot be flushed first.
+        self.direct = work.inline and work.records is None and all(path == "-" or os.path.isfile(path) for path in shared.inputs)
         self.policy: outputs.Policy | None = None
         if work.wants is not None:
             self.policy = outputs.Policy(
@@ -85,24 +98,33 @@ class _Run:
         work, shared = self.work, self.shared
         source = None
         if work.records is None:
-            source = rows.open_rows(shared.inputs, shared.from_format, shared.shard)
+            source = rows.open_rows(shared.inputs, shared.from_format, shared.shard, stdin=_Stdin(self))
             header, default_format = source.columns, source.format
             self._check_needs(header, default_format)
         else:
             header, default_format = work.header, work.output_format
+        if work.begin is not None:
+            work.options = work.begin(header)
         declared = work.columns(header) if callable(work.columns) else work.columns
         columns = list(dict.fromkeys([*header, *declared, *(["error"] if shared.on_error == "keep" else [])]))
         if self.policy is not None:
             self.folder = outputs.Outputs(self.policy)
         self.writer = rows.open_writer(shared.output, shared.to_format, columns, default_format)
+        if work.tee is not None:
+            work.tee.open(columns, shared.to_format or rows.format_of(shared.output or "") or default_format)
         self.error_writer = rows.open_writer(shared.errors, "jsonl", [], "jsonl") if shared.errors else None
         self.progress = _Progress(self, shared)
         records = enumerate(work.records if source is None else source)
         done = False
         try:
-            for outcome in self._outcomes(records):
-                self._write(outcome)
+            if self.direct:
+                self._do_directly(records)
+            else:
+                for outcome in self._outcomes(records):
+                    self._write(outcome.task.row, outcome.value, outcome.failure)
             self.writer.commit()
+            if work.tee is not None:
+                work.tee.commit()
             done = True
         except OSError as error:
             if isinstance(error, BrokenPipeError):
@@ -111,12 +133,27 @@ class _Run:
         finally:
             self.progress.close()
             if not done:
+                self._flush_finished()
                 self.writer.discard()
+                if work.tee is not None:
+                    work.tee.discard()
             if self.error_writer is not None:
                 self.error_writer.commit()
             if self.folder is not None:
                 self.folder.close()
         return self._report()
+
+    def _do_directly(self, records: Iterator[tuple[int, rows.Record]]) -> None:
+        function, options, write = self.work.function, self.work.options, self._write
+        for _, record in records:
+            if record.row.get("error"):
+                write(record, None, None)
+                continue
+            try:
+                value, failure = {"cells": function(record.row, options)}, None
+            except RowError as error:
+                value, failure = None, str(error)
+            write(record, value, failure)
 
     def _outcomes(self, records: Iterator[tuple[int, rows.Record]]) -> Iterator[Outcome]:
         settings = {"jobs": self._jobs(), "preload": self.work.preload, "idle": self._idle}
@@ -202,17 +239,18 @@ class _Run:
                 pass
         return SECONDS_PER_ROW + SECONDS_PER_MB * size / 1e6
 
-    def _write(self, outcome: Outcome) -> None:
-        record: rows.Record = outcome.task.row
+    def _write(self, record: rows.Record, value: dict | None, failure: str | None) -> None:
+        """Write what became of a row; neither value nor failure: it passes untouched."""
         self.in_ += 1
-        if outcome.failure is not None:
-            self._bad(record, outcome.failure)
-        elif outcome.value is None:
+        if failure is not None:
+            self._bad(record, failure)
+        elif value is None:
             self.passed += self._put(record, [record.row])
         else:
-            cells = outcome.value["cells"]
-            self.files.update(outcome.value.get("counts", {}))
-            for line in outcome.value.get("why", ()) if self.shared.why else ():
+            cells = value["cells"]
+            if "counts" in value:
+                self.files.update(value["counts"])
+            for line in value.get("why", ()) if self.shared.why else ():
                 self.say(line)
             if cells is None:
                 self.filtered += 1
@@ -227,6 +265,8 @@ class _Run:
         try:
             for row in made:
                 self.writer.write(row)
+                if self.work.tee is not None:
+                    self.work.tee.write(row)
                 self.out += 1
         except RowError as error:
             self._bad(record, str(error), keep=False)
@@ -242,7 +282,15 @@ class _Run:
             self.writer.write({**record.row, "error": reason})
             self.out += 1
 
-    def _idle(self) -> float:
+    def _flush_finished(self) -> None:
+        """On the way out, hand on the rows that are finished (to a file they go only with the whole)."""
+        if self.shared.output in (None, "-"):
+            try:
+                self.writer.flush()
+            except (OSError, FatalError):
+                pass  # what ended the run is what counts
+
+    def _idle(self) -> float | None:
         self.writer.flush()
         return self.progress.due()
 
@@ -278,6 +326,21 @@ def _work(function: Callable, row: dict, options: dict, policy: outputs.Policy |
     return {"cells": cells, "targets": maker.targets, "why": maker.why, "counts": maker.counts}
 
 
+class _Stdin:
+    """Standard input without a buffer of its own: what a thread still reads cannot hold up the end.
+
+    Work that is done directly has its finished rows flushed before it may have to wait for more.
+    """
+
+    def __init__(self, run: _Run):
+        self.run = run
+
+    def read(self, size: int) -> bytes:
+        if self.run.direct and self.run.writer is not None:
+            self.run.writer.flush()
+        return os.read(0, size)
+
+
 class _Progress:
     """A bar on a terminal, a line every 30 s elsewhere, nothing when quiet."""
 
@@ -295,7 +358,7 @@ class _Progress:
         if self.bar is not None:
             self.bar.set_postfix(bad=self.run.bad, refresh=False)
             self.bar.update()
-        elif time.monotonic() > self.next:
+        elif self.run.in_ & 255 == 0 and time.monotonic() > self.next:
             self._line()
 
     def due(self) -> float | None:

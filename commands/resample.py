@@ -45,13 +45,13 @@ def wants(row: dict, options: dict):
     from avtools.rows import path_of
 
     source = path_of(row, "audio_path")
-    return [Want("audio_path", (source,), sound_suffixes(source, options["suffix"]))]
+    return [Want("audio_path", (source,), sound_suffixes(source, options["suffix"]), may_keep=True)]
 
 
 def resample_row(row: dict, maker, options: dict) -> dict:
     from avtools.media import sound
     from avtools.media.columns import present
-    from avtools.media.probe import probe_sound, sound_columns
+    from avtools.media.probe import probe_sound, read_back, sound_columns
 
     source = row["audio_path"]
     target = options["rate"], options["channels"], options["sample_format"]
@@ -67,6 +67,6 @@ def resample_row(row: dict, maker, options: dict) -> dict:
         build=lambda out, suffix: sound.resample_file(source, out, *target, suffix=suffix),
         measure=lambda path: sound_columns(probe_sound(path)),
         conforms=conforms,
-        verify=sound.read_back,
+        verify=read_back,
     )
     return {"audio_path": made.path, **present(row, made.columns)}

@@ -53,9 +53,9 @@ def wants(row: dict, options: dict):
     found = []
     if path and os.path.basename(path) != PLACEHOLDER:
         suffixes = (os.path.splitext(path)[1],) if options["fast"] else video_suffixes(path)
-        found.append(Want("path", (path,), suffixes))
+        found.append(Want("path", (path,), suffixes, may_keep=True))
     if audio_path:
-        found.append(Want("audio_path", (audio_path,), sound_suffixes(audio_path, options["suffix"])))
+        found.append(Want("audio_path", (audio_path,), sound_suffixes(audio_path, options["suffix"]), may_keep=True))
     if not found:
         raise RowError("neither 'path' nor 'audio_path' names a file")
     return found
@@ -66,7 +66,7 @@ def trim_row(row: dict, maker, options: dict) -> dict:
 
     from avtools.media import sound, video
     from avtools.media.columns import of_picture, present
-    from avtools.media.probe import probe, probe_sound, sound_columns, video_columns
+    from avtools.media.probe import probe, probe_sound, read_back, sound_columns, video_columns
 
     start, end = Fraction(options["start"]), options["end"]
     cells = {}
@@ -97,7 +97,7 @@ def trim_row(row: dict, maker, options: dict) -> dict:
             return columns
 
         cut: list = []
-        made = maker.make("path", build, measure, conforms=whole_video, verify=video.read_back)
+        made = maker.make("path", build, measure, conforms=whole_video, verify=read_back)
         cells = {"path": made.path, **of_picture(row, made.columns)}
         if options["fast"]:
             cells["spans"] = made.columns["spans"]
@@ -108,7 +108,7 @@ def trim_row(row: dict, maker, options: dict) -> dict:
             build=lambda out, suffix: sound.cut_file(source, out, start, end, suffix),
             measure=lambda path: sound_columns(probe_sound(path)),
             conforms=lambda: options["suffix"] in (None, os.path.splitext(source)[1][1:].lower()) and is_whole(probe_sound(source).duration),
-            verify=sound.read_back,
+            verify=read_back,
         )
         cells.update({"audio_path": made.path, **present(row, made.columns)})
     return cells

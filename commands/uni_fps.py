@@ -38,13 +38,13 @@ def wants(row: dict, options: dict):
     from avtools.rows.keys import PLACEHOLDER
 
     source = path_of(row, "path")
-    return [] if os.path.basename(source) == PLACEHOLDER else [Want("path", (source,), video_suffixes(source))]
+    return [] if os.path.basename(source) == PLACEHOLDER else [Want("path", (source,), video_suffixes(source), may_keep=True)]
 
 
 def uni_fps_row(row: dict, maker, options: dict) -> dict:
     from avtools.media import video
     from avtools.media.columns import of_picture
-    from avtools.media.probe import probe, video_columns
+    from avtools.media.probe import probe, read_back, video_columns
 
     if "path" not in maker.slots:
         return {}
@@ -54,6 +54,6 @@ def uni_fps_row(row: dict, maker, options: dict) -> dict:
         build=lambda out, suffix: video.uniform_fps(source, out, suffix, options["fps"], options["crf"], options["preset"], options["encoder"], size),
         measure=lambda path: video_columns(probe(path)),
         conforms=lambda: video.is_uniform(source, options["fps"], size),
-        verify=video.read_back,
+        verify=read_back,
     )
     return {"path": made.path, **of_picture(row, made.columns)}

@@ -65,7 +65,7 @@ def media_errors(path, output=None):
     except MediaError:
         raise
     except OSError as error:  # includes av's, which derive from both FFmpegError and OSError
-        if output is not None and error.errno in OUTPUT_ERRNOS:
+        if output is not None and (error.errno in OUTPUT_ERRNOS or error.filename == os.fspath(output)):
             raise OSError(error.errno, os.strerror(error.errno), os.fspath(output)) from error
         raise MediaError(f"{show(path)}: {_reason(error)}; is it complete and readable?") from error
     except (av.error.FFmpegError, ValueError) as error:
@@ -212,6 +212,7 @@ def open_output(path, suffix: str, options=None):
     The name of `path` itself says nothing (it is a temporary one).  The trailer is written, and its errors
     raised, on leaving; if the block fails, the block's own error is raised.
     """
+    open(path, "ab").close()  # what the directory objects to is an OSError that names `path`
     options = dict(options or {})
     if suffix.lower() in (".m2ts", ".mts"):
         options["mpegts_m2ts_mode"] = "1"

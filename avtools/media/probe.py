@@ -15,13 +15,8 @@ from av.stream import Discard
 
 from avtools.errors import MediaError
 
-from .container import best_audio, best_video, check_picture_size, check_sound_size, name_of, open_input, show, suffix_of
-
-VIDEO_COLUMNS = (
-    "num_frames", "height", "width", "aspect_ratio", "resolution", "fps", "duration",
-    "audio_fps", "audio_channels", "audio_duration", "av_offset",
-)  # fmt: skip
-SOUND_COLUMNS = ("audio_fps", "audio_channels", "audio_duration")
+from .columns import SOUND_COLUMNS, VIDEO_COLUMNS
+from .container import best_audio, best_video, check_sound_size, name_of, open_input, show, suffix_of
 
 #: Sound runs on contiguously; only where its timestamps leave a gap this long (seconds) is silence inserted.
 GAP = Fraction(1, 20)
@@ -126,14 +121,7 @@ def video_columns(info: MediaInfo) -> dict:
 
 def sound_columns(sound: Sound) -> dict:
     """Return the table cells (SOUND_COLUMNS) that describe a sound."""
-    return dict(
-        zip(SOUND_COLUMNS, (float_or_int(sound.rate), sound.channels, float(sound.duration)), strict=True)
-    )
-
-
-def float_or_int(value):
-    """Return `value` as an int where it is one."""
-    return int(value) if value == int(value) else float(value)
+    return dict(zip(SOUND_COLUMNS, (sound.rate, sound.channels, float(sound.duration)), strict=True))
 
 
 def probe_container(container) -> MediaInfo:
@@ -153,7 +141,9 @@ def scan(container, picture: bool = True, sound: bool = True):
     video = best_video(container) if picture else None
     audio = best_audio(container) if sound else None
     if video is None and audio is None:
-        raise MediaError(f"{name_of(container)}: has neither picture nor sound; is it complete?")
+        if picture and sound:
+            raise MediaError(f"{name_of(container)}: has neither picture nor sound; is it complete?")
+        raise MediaError(f"{name_of(container)}: has no {'picture' if picture else 'sound'}; give a file that has")
     wanted = [stream for stream in (video, audio) if stream is not None]
     skip_others(container, wanted)
     track = _PictureTrack(container, video) if video is not None else None
@@ -195,7 +185,7 @@ class _PictureTrack:
         self.size = (stream.codec_context.width, stream.codec_context.height)
         self.hides = _HIDDEN.get(stream.codec_context.name)
         self.first_key = None
-        self.doubtful = False  # frames before the first key frame may or may not be shown
+        self.doubtful = False  # frames before the first key frame, or half read, may or may not be shown
 
     def add(self, packet):
         size, pts = packet.size, packet.pts
@@ -210,6 +200,7 @@ class _PictureTrack:
                 self.doubtful = True
         elif pts is not None and pts < self.first_key:
             self.doubtful = True
+        self.doubtful = self.doubtful or packet.is_corrupt  # half a frame: some decoders show it
         if packet.is_discard or (self.hides is not None and self.hides(packet)):
             return
         self.pts.append(pts)
@@ -547,3 +538,10 @@ def _whole(zero: Fraction, end: Fraction, damage):
     if at < end:
         spans.append((at, end))
     return tuple((float(a - zero), float(b - zero)) for a, b in spans if b > a)
+
+
+def read_back(path) -> None:
+    """Decode all of a file that was just written; raise :class:`MediaError` where it is not whole."""
+    info = probe(path, check=True)
+    if info.spans is not None or (info.picture is None and info.sound is None):
+        raise MediaError(f"{show(path)}: the new file does not read back whole; the source was kept")

@@ -15,7 +15,7 @@ from av.stream import Discard
 
 from avtools.errors import MediaError
 
-from .container import MAX_RATE, best_audio, best_video, media_errors, name_of, open_input, show
+from .container import MAX_RATE, best_audio, best_video, media_errors, open_input, show
 from .probe import scan
 from .soundfiles import (  # noqa: F401  the reading side is part of this module's interface
     BLOCK,
@@ -81,8 +81,7 @@ def extract_sound(video, out, rate: int, channels: int | str = 1, suffix: str = 
         if picture.duration is None or picture.duration > _LONGEST:
             raise MediaError(f"{show(video)}: its picture has no usable duration; is it a still image, or damaged?")
         if container.format.name.startswith("mov,"):  # its index leads back to the first packet exactly
-            for other in container.streams:
-                other.discard = Discard.default if other is stream else Discard.all
+            stream.discard = Discard.default
             container.seek(-(1 << 40), stream=stream)
             return _extract(video, container, stream, picture, out, rate, channels, suffix, sample_format)
         with open_input(video) as again:
@@ -93,17 +92,18 @@ def _extract(video, container, stream, picture, out, rate, channels, suffix, sam
     for other in container.streams:
         other.discard = Discard.default if other.index == stream.index else Discard.all
     sound = decode_sound(container, stream)
-    frames = round(picture.duration * rate)
+    frames, suffix = round(picture.duration * rate), output_suffix(sound.format, suffix)
     ratio = Fraction(rate, sound.format.rate)
     begin = round((picture.start - sound.start) * sound.format.rate)  # the source's sample under the first frame
-    # Start earlier by whole numbers of samples at both rates, and drop those after resampling.
-    steps = -(-_context(sound.format.rate, rate) // ratio.denominator) if begin > 0 else 0
+    # Start earlier by whole numbers of samples at both rates, and drop those after resampling: even before silence,
+    # because soxr's first few samples are a little weak.
+    steps = -(-_context(sound.format.rate, rate) // ratio.denominator) if ratio != 1 else 0
     mixer = _Mixer(video, sound, channels)
     with write_sound(out, suffix, rate, mixer.outputs, sample_format, mixer.layout, frames) as write:
         chunks = _floats(_from(sound, begin - steps * ratio.denominator), _working_type(sound.format))
         for chunk in mixer.resampled(chunks, sound.format.rate, rate, steps * ratio.numerator, frames):
             write(chunk)
-    return SoundFormat(output_suffix(sound.format, suffix), sample_format, rate, mixer.outputs, frames, True)
+    return SoundFormat(suffix, _written(suffix, sample_format), rate, mixer.outputs, frames, suffix in LOSSLESS_SUFFIXES)
 
 
 def resample_file(src, out, rate: int, channels: int | str = "keep", sample_format=None, suffix=None) -> SoundFormat:
@@ -120,7 +120,7 @@ def resample_file(src, out, rate: int, channels: int | str = "keep", sample_form
         sample_format = sample_format or default_sample_format(suffix, form.sample_format)
         mixer = _Mixer(src, sound, channels)
         count = 0
-        with write_sound(out, suffix, rate, mixer.outputs, sample_format, mixer.layout, _scaled(form.frames, rate, form.rate)) as write:
+        with write_sound(out, suffix, rate, mixer.outputs, sample_format, mixer.layout, _scaled(sound.expected, rate, form.rate)) as write:
             chunks = sound
             if rate != form.rate or mixer.changes:
                 chunks = mixer.resampled(_floats(sound, _working_type(form)), form.rate, rate)
@@ -149,7 +149,7 @@ def cut_file(src, out, start=None, end=None, suffix=None) -> SoundFormat:
         if rate != form.rate:
             chunks = _resampled(_floats(chunks, "float32"), form.rate, rate, form.channels, "float32")
         count, layout = 0, sound.layout if form.channels > 2 else None
-        with write_sound(out, suffix, rate, form.channels, sample_format, layout, _span_frames(form, start, end)) as write:
+        with write_sound(out, suffix, rate, form.channels, sample_format, layout, _span_frames(sound, start, end)) as write:
             for chunk in chunks:
                 write(chunk)
                 count += len(chunk)
@@ -161,7 +161,8 @@ def cut_file(src, out, start=None, end=None, suffix=None) -> SoundFormat:
 
 @contextmanager
 def _files(src, out):
-    """Like media_errors, but whatever fails at `out` stays an ``OSError``, even if the open input took the blame."""
+    """Like media_errors, but every message names `src`, and whatever fails at `out` stays an ``OSError``, even where
+    the open input took the blame for it."""
     try:
         with media_errors(src, out):
             yield
@@ -169,6 +170,8 @@ def _files(src, out):
         cause = error.__cause__
         if isinstance(cause, OSError) and cause.filename == os.fspath(out):
             raise cause from None
+        if show(src) not in str(error):
+            raise MediaError(f"{show(src)}: {error}") from error
         raise
 
 
@@ -189,11 +192,11 @@ def _scaled(frames, rate_out, rate_in):
     return None if frames is None else round(Fraction(frames * rate_out, rate_in))
 
 
-def _span_frames(form, start, end):
+def _span_frames(sound, start, end):
     """Return how many samples a span has at most; None if only decoding can tell."""
-    most = [form.frames] if form.frames is not None else []
+    most = [sound.expected] if sound.expected is not None else []
     if end is not None:
-        most.append(int((Fraction(end) - Fraction(start or 0)) * form.rate) + 1)
+        most.append(int((Fraction(end) - Fraction(start or 0)) * sound.format.rate) + 1)
     return min(most, default=None)
 
 

@@ -31,9 +31,11 @@ BITS = {"u8": 8, "s16": 16, "s24": 24, "s32": 32}
 _BYTES = {"u8": 1, "s16": 2, "s24": 3, "s32": 4, "f32": 4, "f64": 8}
 _DTYPES = {"u8": "int16", "s16": "int16", "s24": "int32", "s32": "int32", "f32": "float32", "f64": "float64"}
 
-BLOCK = 1 << 18  # samples (all channels together) of a chunk: large enough to be fast, small enough for any worker
+BLOCK = 1 << 16  # samples (all channels together) of a chunk: large enough to be fast, small enough for any worker
 _GAP = Fraction(1, 20)  # seconds; timestamps that leave a shorter gap are jitter
 _LONGEST_GAP = 86400  # seconds; a larger jump is a damaged timestamp, not silence
+
+_UNKNOWN = 1 << 62  # at least so many frames libsndfile reports for a FLAC stream of unstated length
 
 _LOSSLESS = regex(r"pcm_(?!mulaw|alaw|vidc)|flac|alac|wavpack|tta|ape|truehd|mlp|tak|shorten|wmalossless")
 _SNDFILE_READS = {"WAV": ".wav", "WAVEX": ".wav", "RF64": ".wav", "W64": ".w64", "FLAC": ".flac", "AIFF": ".aiff",
@@ -69,7 +71,8 @@ class SoundReader:
     """A sound from its first sample on: iterate over it (once) to get its chunks.
 
     `format`: its :class:`SoundFormat`; `start`: time of its first sample in the file's clock, seconds (Fraction);
-    `layout`: FFmpeg's name of its speakers ("stereo", "5.1"), None where unknown.
+    `layout`: FFmpeg's name of its speakers ("stereo", "5.1"), None where unknown; `expected`: about how many samples
+    per channel there are, by the header, or None.
     """
 
     format: SoundFormat
@@ -102,21 +105,27 @@ class _FileSound(SoundReader):
     def __init__(self, path, file):
         self.path, self.file = path, file
         self.format = SoundFormat(
-            _SNDFILE_READS[file.format], _SUBTYPES[file.subtype], file.samplerate, file.channels, file.frames, True
-        )
+            _SNDFILE_READS[file.format], _SUBTYPES[file.subtype], file.samplerate, file.channels,
+            file.frames if file.frames < _UNKNOWN else None, True,
+        )  # fmt: skip
 
     @property
     def layout(self):
         if self.format.channels <= 2:
             return _LAYOUTS[self.format.channels]
         with open_input(self.path) as container:  # libsndfile does not hand out the channel mask
-            return _layout(best_audio(container).layout)
+            stream = best_audio(container)
+            return None if stream is None else _layout(stream.layout)
+
+    @property
+    def expected(self):
+        return self.format.frames
 
     def skip(self, frames):
         import soundfile
 
         try:
-            self.file.seek(min(frames, self.format.frames))
+            self.file.seek(min(frames, self.file.frames))
         except (soundfile.SoundFileError, OSError):  # damaged: decode up to there
             super().skip(frames)
 
@@ -135,7 +144,7 @@ class _FileSound(SoundReader):
                 break
             position += len(chunk)
             yield chunk
-        if damaged or (self.format.container == ".flac" and position < self.format.frames < 1 << 40):
+        if damaged or (self.format.container == ".flac" and position < self.file.frames < _UNKNOWN):
             # libsndfile gives up at the first damaged block; FFmpeg finds what is whole behind it.
             with open_input(self.path) as container:
                 rest = decode_sound(container, best_audio(container))
@@ -164,6 +173,11 @@ class DecodedSound(SoundReader):
         self._zero = first.pts or 0
         self.start = self._zero * stream.time_base
         self._position = 0  # samples since the start, of the next frame
+
+    @property
+    def expected(self):
+        duration = self.container.duration
+        return None if not duration or duration < 0 else duration * self.format.rate // av.time_base
 
     def skip(self, frames):
         super().skip(frames)
@@ -214,15 +228,16 @@ class DecodedSound(SoundReader):
                 position += missing
                 yield from silence(missing, channels, self._dtype(name))
             frame.pts = None  # else the queue would insist on its own clock
+            # Checked here because the queue would read planes that a frame with fewer channels does not have.
             if frame.sample_rate == rate and frame.format.name == name and frame.layout.nb_channels == channels:
                 fifo.write(frame)
                 position += frame.samples
-            else:  # the stream changes its mind: all of it gets the form of its beginning
+            else:  # the stream changed its mind: all of it gets the form of its beginning
                 key = frame.sample_rate, frame.format.name, frame.layout.name
                 if convert != key:
                     convert, converter = key, av.AudioResampler(format=name, layout=first.layout, rate=rate)
                 for part in converter.resample(frame):
-                    part.pts = None
+                    part.pts, part.time_base = None, base
                     fifo.write(part)
                     position += part.samples
             while fifo.samples >= block:
@@ -243,7 +258,7 @@ class DecodedSound(SoundReader):
             array = (array.astype(np.int16) - 128) << 8
         elif name.startswith("s64"):
             array = array * 2.0**-63
-        return array if self.format.lossless else to_float(array, "float32")
+        return array if self.format.lossless or array.dtype == np.float32 else to_float(array, "float32")
 
 
 def decode_sound(container, stream) -> DecodedSound:
@@ -331,7 +346,9 @@ def to_float(chunk, dtype):
     if chunk.dtype.kind == "i":
         return np.multiply(chunk, 2.0 ** (1 - 8 * chunk.dtype.itemsize), dtype=dtype)
     chunk = chunk.astype(dtype, copy=False)
-    if not np.isfinite(chunk).all():
+    with np.errstate(all="ignore"):
+        doubtful = not np.isfinite(chunk.sum())  # far cheaper than asking every sample
+    if doubtful:
         chunk = np.where(np.isfinite(chunk), chunk, chunk.dtype.type(0))
     return chunk
 
@@ -412,7 +429,8 @@ def quantise(chunk, sample_format: str):
     np.clip(scaled, -top, top - 1, out=scaled)
     if np.isnan(scaled.min(initial=0)):
         np.nan_to_num(scaled, copy=False)
-    return scaled.astype(dtype) << (8 * dtype.itemsize - bits)
+    unused = 8 * dtype.itemsize - bits
+    return scaled.astype(dtype) << unused if unused else scaled.astype(dtype)
 
 
 @contextmanager
@@ -420,8 +438,8 @@ def write_sound(out, suffix, rate, channels, sample_format=None, layout=None, fr
     """Create the sound file `out` of the kind that `suffix` names; the context's value takes chunks.
 
     The value is a function of one chunk (frames, channels).  `sample_format` (lossless kinds; default s16) is one
-    of SAMPLE_FORMATS.  `layout`: FFmpeg's name of the speakers, None if unknown.  `frames`: how many will come at
-    most, if known; decides whether room is kept for more than 4 GiB.  Failures of the disk are ``OSError`` with
+    of SAMPLE_FORMATS.  `layout`: FFmpeg's name of the speakers, None if unknown.  `frames`: about how many will
+    come, if known; decides whether room is kept for more than 4 GiB.  Failures of the disk are ``OSError`` with
     their errno and `out`; a combination that the kind of file cannot hold is a :class:`MediaError`.  `out` is flushed and
     closed at the end; after an error it is there but worthless.
     """
@@ -531,7 +549,7 @@ class _Wav:
         self.guard, self.format, self.data = guard, sample_format, 0
         size = _BYTES[sample_format]
         self.frame_bytes = size * channels
-        self.large = frames is None or frames * self.frame_bytes >= 1 << 31  # keep room for RF64's sizes
+        self.large = frames is None or frames * self.frame_bytes >= 1 << 30  # keep room for RF64's sizes
         kind = 3 if sample_format[0] == "f" else 1
         body = (rate, min(rate * self.frame_bytes, 2**32 - 1), self.frame_bytes, 8 * size)
         if channels > 2:
@@ -613,6 +631,9 @@ class _Sndfile:
             step = self.block or max(1, len(array))
             for at in range(0, len(array), step):
                 self.file.write(array[at : at + step])
+        except self.soundfile.SoundFileError as error:
+            self.guard.check()
+            raise MediaError(f"its sound cannot be written in this form ({error}); use --suffix .wav") from error
         finally:
             self.guard.check()
 

@@ -10,15 +10,14 @@ LOSSLESS = frozenset((".wav", ".flac", ".aiff", ".aif", ".caf", ".w64"))
 
 def video_suffixes(path: str) -> tuple[str, ...]:
     """What an H.264 version of `path` may be called: its own suffix where that container can hold it, else
-    `.mkv`; its own also where the file itself conforms and is linked."""
+    (or where the container turns out to refuse the sound) `.mkv`."""
     suffix = os.path.splitext(path)[1]
-    likely = (suffix, ".mkv") if suffix.lower() in H264 else (".mkv", suffix)
-    return tuple(dict.fromkeys(likely))
+    return tuple(dict.fromkeys((suffix, ".mkv"))) if suffix.lower() in H264 else (".mkv",)
 
 
 def sound_suffixes(path: str, asked: str | None) -> tuple[str, ...]:
-    """What a rewritten version of the sound file `path` may be called, the likely one first."""
+    """What a rewritten version of the sound file `path` is called."""
     suffix = os.path.splitext(path)[1]
     if asked is not None:
         return (suffix,) if suffix.lower() == "." + asked else ("." + asked,)
-    return (suffix,) if suffix.lower() in LOSSLESS else (".wav", suffix)
+    return (suffix,) if suffix.lower() in LOSSLESS else (".wav",)

@@ -5,16 +5,19 @@ closing it raises what the disk raises.  Inputs are never changed.  Times count 
 displayed frame, in exact fractions of a second.
 """
 
+import heapq
 import math
+from collections import deque
 from fractions import Fraction
 
 import av
 import av.filter
+from av.codec.context import Flags
 
-from avtools.errors import MediaError
+from avtools.errors import MediaError, SuffixRefused
 
 from .container import best_audio, best_video, check_picture_size, media_errors, name_of, open_input, open_output, show
-from .probe import GAP, Timeline, clockwise, decoded, scan, skip_others
+from .probe import GAP, Timeline, decoded, scan, skip_others
 
 #: Containers that hold H.264 with B-frames and exact offsets between picture and sound.
 _KEPT = (".mp4", ".m4v", ".mov", ".mkv", ".ts", ".m2ts", ".mts")
@@ -22,7 +25,7 @@ _EDIT_LISTS = (".mp4", ".m4v", ".mov")
 _MAX_BASE = 10_000_000  # ticks per second: the finest time base that a track is given
 
 
-class ContainerRefused(MediaError):
+class ContainerRefused(SuffixRefused):
     """The container cannot hold this sound; the next of :func:`planned_suffixes` may."""
 
 
@@ -46,11 +49,20 @@ def frame_count(duration: Fraction, fps: Fraction) -> int:
     return max(1, math.floor(duration * fps + Fraction(1, 2)))
 
 
-def is_uniform(timeline: Timeline, fps: Fraction) -> bool:
-    """Whether frames are already shown at k/fps exactly, but for rounding to the stream's ticks, and no others.
+def is_uniform(src, fps: Fraction, crop_resize=None) -> bool:
+    """Whether :func:`uniform_fps` would change nothing of what `src` shows, so that it can be linked.
 
-    `timeline` is what :func:`avtools.media.probe.scan` returns beside the info.
+    Its frames are shown at k/fps exactly, but for rounding to the stream's ticks; it needs no turning; and it
+    has the size `crop_resize`, if that is given.  Raises :class:`MediaError` like :func:`uniform_fps`.
     """
+    picture, _, timeline = _measured(src)
+    if picture.rotation or (crop_resize and tuple(crop_resize) != (picture.width, picture.height)):
+        return False
+    return is_constant(timeline, Fraction(fps))
+
+
+def is_constant(timeline: Timeline, fps: Fraction) -> bool:
+    """Whether the frames of `timeline` are those at k/fps and no others, but for rounding to its ticks."""
     ticks, first = timeline.ticks, timeline.ticks[0]
     if len(ticks) != frame_count(timeline.end - timeline.start, fps):
         return False
@@ -71,6 +83,8 @@ def shown_frames(container, stream):
 def _timed(stream, frames):
     step = 1 / (stream.average_rate or stream.guessed_rate or Fraction(25))
     zero = last = None
+    if stream.container.format.name == "avi":
+        frames = _restamped(frames)
     for frame in frames:
         if frame.pts is not None:
             time = frame.pts * frame.time_base
@@ -82,6 +96,28 @@ def _timed(stream, frames):
             time = last
         last = time
         yield time - zero, frame
+
+
+def _restamped(frames, depth: int = 8):
+    """Give frames, which come in display order, their timestamps in order too.
+
+    AVI stores none; what FFmpeg makes up for packets in decoding order lies on the wrong B-frames.
+    """
+    held, stamps = deque(), []
+    for frame in frames:
+        held.append(frame)
+        if frame.pts is not None:
+            heapq.heappush(stamps, frame.pts)
+        if len(held) > depth:
+            yield _stamped(held, stamps)
+    while held:
+        yield _stamped(held, stamps)
+
+
+def _stamped(held, stamps):
+    frame = held.popleft()
+    frame.pts = heapq.heappop(stamps) if stamps else None
+    return frame
 
 
 # --- making frames fit the encoder ----------------------------------------------------------------------
@@ -195,6 +231,8 @@ def _video_stream(output, fitter, frame, encoder, rate, base, crf, preset):
         options["crf"] = str(crf)
     if preset is not None:
         options["preset"] = str(preset)
+    if output.format.name not in ("matroska", "mp4", "mov", "mpegts"):
+        raise ContainerRefused(f"{output.format.name} cannot hold H.264 in sync; use .mkv")
     try:
         stream = output.add_stream(encoder, rate=rate, options=options)
     except (av.error.FFmpegError, ValueError) as error:
@@ -204,6 +242,7 @@ def _video_stream(output, fitter, frame, encoder, rate, base, crf, preset):
     context.sample_aspect_ratio = fitter.sar
     context.time_base = base
     context.thread_count = 1
+    context.flags |= Flags.frame_duration  # else how long frames stay is lost
     if not frame.format.is_rgb:
         context.color_range, context.colorspace = frame.color_range, frame.colorspace
         context.color_primaries, context.color_trc = frame.color_primaries, frame.color_trc
@@ -235,8 +274,8 @@ class _SoundCopy:
         """Return `packet` ready to mux, or None if it must be left out."""
         if not packet.size or (packet.pts is None and packet.dts is None):
             return None
-        if packet.is_discard and self.out.container.format.name == "mpegts":
-            return None  # it cannot say that samples are to be dropped
+        if packet.is_discard and not self.edits:
+            return None  # this container cannot say that samples are to be dropped
         base = packet.time_base
         move = round(self.shift / base)
         pts = packet.pts if packet.pts is not None else packet.dts
@@ -423,7 +462,7 @@ def cut_video(src, out, suffix: str, start, end=None, crf=18, preset="veryfast",
             fitter = stream = cutter = None
             number = 0
             base = _base(timeline.base, start, stop, default=Fraction(1, 90000))
-            early = []  # sound before the first kept frame
+            early = []  # sound that comes before the first frame
             with open_output(out, suffix, _mp4_options(suffix, sound and sound.rate)) as output:
 
                 def write(frame, time, until):
@@ -462,24 +501,26 @@ def cut_video(src, out, suffix: str, start, end=None, crf=18, preset="veryfast",
                     if held is not None:
                         write(*held, min(time, stop))
                         held = None
-                    if time < start or time >= stop and end is not None:
-                        continue
                     if stream is None:
                         begin(frame)
-                    if cutter is not None and early:
                         for heard in early:
                             cutter.add(heard)
                         early.clear()
-                    held = frame, time
+                    if end is not None and time >= end:
+                        if cutter is None or cutter.done or time > end + _SOUND_LAG:
+                            break
+                    elif time >= start:
+                        held = frame, time
                 if held is not None:
                     write(*held, stop)
-                if stream is None:
+                if not number:
                     raise MediaError(f"{show(src)}: no frame of that span can be decoded; choose another span")
                 output.mux(stream.encode(None))
                 if cutter is not None:
                     cutter.finish()
 
 
+_SOUND_LAG = 10  # seconds by which a file's sound may be stored behind its picture
 _AAC_RATES = {96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350}
 _LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}  # what AAC has
 
@@ -492,7 +533,7 @@ class _SoundEncoder:
 
         `keep_pcm`: PCM stays as it is where the container holds it; all else becomes AAC if AAC can.
         """
-        self.output, self.rate = output, sound.rate
+        self.sink, self.rate = output.mux, sound.rate
         self.codec = self._choose(output, suffix, source, sound, keep_pcm)
         try:
             self.stream = output.add_stream(self.codec, rate=sound.rate)
@@ -524,6 +565,11 @@ class _SoundEncoder:
         if suffix not in (".mkv", ".mov"):
             raise _refused(suffix, f"{sound.channels} channels at {sound.rate} Hz", "beyond AAC")
         return "pcm_s16le"
+
+    @property
+    def done(self) -> bool:
+        """Whether the span's end is reached."""
+        return self.high is not None and self.at >= self.high
 
     def add(self, frame):
         """Take the next decoded frame."""
@@ -562,7 +608,7 @@ class _SoundEncoder:
                 self.begun = True
                 if self.edits and self.codec == "aac":
                     _hide_priming(packet, round(Fraction(1024, self.rate) / packet.time_base))
-            self.output.mux(packet)
+            self.sink(packet)
 
     def finish(self):
         """Write what the encoder still holds."""
@@ -596,8 +642,9 @@ def cut_fast(src, out, suffix: str, start, end=None) -> tuple[Fraction, Fraction
             video = best_video(container)
             skip_others(container, [video])
             zero, base = picture.start, video.time_base
+            step = 1 / (video.average_rate or video.guessed_rate or Fraction(25))
             packets = [
-                (p.pts * base - zero, p.is_keyframe, (p.duration or 0) * base, p.is_discard)
+                (p.pts * base - zero, p.is_keyframe, (p.duration or 0) * base or step, p.is_discard)
                 for p in container.demux(video)
                 if p.size and p.pts is not None
             ]
@@ -605,11 +652,10 @@ def cut_fast(src, out, suffix: str, start, end=None) -> tuple[Fraction, Fraction
         first = max(keys, key=lambda k: packets[k][0], default=0)
         begin = packets[first][0]
         wanted = [k for k, p in enumerate(packets) if k >= first and (end is None or p[0] < end)]
-        shown = [packets[k] for k in wanted if packets[k][0] >= max(begin, 0) and not packets[k][3]]
-        if not shown or max(p[0] + p[2] for p in shown) <= start:
-            raise MediaError(f"{show(src)}: no frame in that span; it is {float(picture.duration):g} s long")
-        last = wanted[-1]
+        last = wanted[-1] if wanted else -1
         kept = [p for p in packets[first : last + 1] if p[0] >= max(begin, 0) and not p[3]]
+        if not kept or max(p[0] + p[2] for p in kept) <= start:
+            raise MediaError(f"{show(src)}: no frame in that span; it is {float(picture.duration):g} s long")
         real_start, real_end = min(p[0] for p in kept), max(p[0] + p[2] for p in kept)
         with open_input(src, output=out) as container:
             video, audio = best_video(container), best_audio(container) if sound else None
@@ -715,7 +761,7 @@ def _copied(container, stream, copy):
 
 def _encoded(container, stream, encoder):
     made = []
-    encoder.output = type("Sink", (), {"mux": staticmethod(made.append)})
+    encoder.sink = made.append
     for frame in decoded(container, stream):
         encoder.add(frame)
         yield from made

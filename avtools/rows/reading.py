@@ -485,7 +485,8 @@ class _parquet_errors:
 
     def __exit__(self, _, error, __):
         if isinstance(error, self._types):
-            raise UsageError(f"{self._name}: not a readable Parquet file ({' '.join(str(error).split())[:200]})") from None
+            reason = " ".join(str(error).split())[:200]
+            raise UsageError(f"{self._name}: not a readable Parquet file ({reason})") from None
 
 
 def _plain(value: Any, where: str, row: int) -> Any:

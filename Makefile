@@ -1,0 +1,36 @@
+# Two commands do all their own set-up: `make demo` and `make test`.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   := .venv
+BIN    := $(abspath $(VENV))/bin
+READY  := $(VENV)/.ready
+
+.PHONY: setup demo test bench man dist clean
+
+setup: $(READY)
+
+$(READY): setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "avtools needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[models,dev]'
+	touch $@
+
+# The data chain, on synthetic clips or on yours: make demo CLIPS=folder
+demo: $(READY)
+	PATH="$(BIN):$$PATH" sh workflows/demo.sh $(if $(CLIPS),"$(CLIPS)")
+
+test: $(READY)
+	$(BIN)/python -m pytest -n auto --dist worksteal tests
+
+# Ratios against peers, measured side by side; ffmpeg, sox and hyperfine are taken from PATH.
+bench: $(READY)
+	PATH="$(BIN):$$PATH" $(BIN)/python -m benchmarks
+
+# Completion scripts and the man page come from the same text as --help.
+man: $(READY)
+	$(BIN)/python -m avtools.manual > completions/avtools.1
+
+dist: $(READY)
+	$(BIN)/pip wheel --quiet --no-deps -w dist .
+
+clean:
+	rm -rf $(VENV) build dist demo *.egg-info

@@ -1,0 +1,27 @@
+"""avtools mkmeta filter"""
+
+import click
+
+from avtools.cli import row_command
+
+
+@row_command()
+@click.option("--where", metavar="EXPR", required=True, help="Keep the rows for which EXPR holds.")
+def command(shared, where):
+    """Keep the rows for which an expression holds.
+
+    Columns by name (odd names in backquotes), numbers, 'quoted strings'; == != < <= > >=, and, or, not,
+    ( ), in [..], =~ 'regex'.  Where both sides are numbers they compare as numbers, else as text.  An empty
+    cell makes a comparison false, but for == '' and != ''.
+
+    \b
+        avtools mkmeta filter t.csv --where "fps >= 24 and not (id =~ '^test_' or text == '')"
+    """
+    from avtools.rows import compile_where
+    from avtools.stream import Work
+
+    return Work(keep, {}, inline=True, begin=lambda header: {"holds": compile_where(where, header)})
+
+
+def keep(row: dict, options: dict) -> dict | None:
+    return {} if options["holds"](row) else None

@@ -1,0 +1,110 @@
+"""avtools mkmeta split"""
+
+import hashlib
+import os
+
+import click
+
+from avtools.cli import Files, row_command
+from avtools.errors import RowError, UsageError
+
+
+class Ratios(click.ParamType):
+    """Names with shares that make 1."""
+
+    name = "NAME=SHARE,..."
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, list):
+            return value
+        from fractions import Fraction
+
+        ratios = []
+        for part in value.split(","):
+            name, _, share = part.partition("=")
+            try:
+                ratios.append((name.strip(), Fraction(share)))
+            except (ValueError, ZeroDivisionError):
+                self.fail(f"'{part}' is not NAME=SHARE, such as train=0.96", param, ctx)
+        names = [name for name, _ in ratios]
+        if len(set(names)) < len(names) or not all(names) or any(os.sep in name for name in names):
+            self.fail("the names must differ and be plain words", param, ctx)
+        if any(share < 0 for _, share in ratios) or sum(share for _, share in ratios) != 1:
+            self.fail(f"the shares make {float(sum(share for _, share in ratios)):g}, not 1", param, ctx)
+        return ratios
+
+
+@row_command()
+@click.option("--ratio", type=Ratios(), required=True, help="For example train=0.96,valid=0.02,test=0.02.")
+@click.option("--by", metavar="COLUMN", help="Rows with the same value here stay together (default: the row's key).")
+@click.option("--seed", type=int, default=0, show_default=True, help="Another seed makes another split.")
+@click.option("--into", metavar="DIR", type=Files(), help="Also write one table for each name below DIR.")
+def command(shared, ratio, by, seed, into):
+    """Split a table: adds the column 'split', by a hash of the row's key.
+
+    A row's split depends on nothing but its key (or the cell of --by) and the seed, so it is the same when
+    rows are added, removed or moved.
+
+    \b
+        avtools mkmeta split t.csv --ratio train=0.96,valid=0.02,test=0.02 --by speaker --into split -o all.csv
+    """
+    from avtools.stream import Work
+
+    options = {"ratio": ratio, "by": by, "seed": seed, "key": shared.key}
+
+    def begin(header: list[str]) -> dict:
+        if by is not None and by not in header:
+            raise UsageError(f"--by {by}: the table has no such column (it has: {', '.join(header)})")
+        return options
+
+    parts = _Parts(into, [name for name, _ in ratio]) if into else None
+    return Work(split_row, options, columns=("split",), inline=True, begin=begin, tee=parts)
+
+
+def split_row(row: dict, options: dict) -> dict:
+    """The split of a row: where the hash of its key falls among the shares."""
+    from avtools.rows import key_of
+
+    if options["by"] is None:
+        value = key_of(row, options["key"])
+    else:
+        value = row.get(options["by"])
+        if value in (None, ""):
+            raise RowError(f"column {options['by']} is empty, so the row belongs to no group")
+    text = f"{options['seed']}\0{value}".encode("utf-8", "surrogateescape")
+    place = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+    edge = 0
+    for name, share in options["ratio"]:
+        edge += share
+        if place < edge * 2**64:
+            return {"split": name}
+    return {"split": options["ratio"][-1][0]}
+
+
+class _Parts:
+    """One table for each name, written beside the whole one."""
+
+    def __init__(self, folder: str, names: list[str]):
+        self.folder, self.names, self.writers = folder, names, {}
+
+    def open(self, columns: list[str], format_: str) -> None:
+        from avtools.rows import open_writer
+
+        try:
+            os.makedirs(self.folder, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--into {self.folder}: {error.strerror}") from None
+        for name in self.names:
+            self.writers[name] = open_writer(os.path.join(self.folder, f"{name}.{format_}"), format_, columns, format_)
+
+    def write(self, row: dict) -> None:
+        if row.get("split") in self.writers:
+            self.writers[row["split"]].write(row)
+
+    def commit(self) -> None:
+        for writer in self.writers.values():
+            writer.commit()
+
+    def discard(self) -> None:
+        for writer in self.writers.values():
+            writer.discard()
