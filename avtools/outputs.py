@@ -209,7 +209,8 @@ class Outputs:
     def __init__(self, policy: Policy):
         self.policy = policy
         self.active: dict[int, set[bytes]] = {}  # row in work -> places of which it will take only some
-        self.database = sqlite3.connect("", isolation_level=None)
+        # under ranks, the thread that does rank 0's rows is not the one that made this
+        self.database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         for statement in (
             "PRAGMA journal_mode=OFF",
             "CREATE TABLE claims (target BLOB PRIMARY KEY, source BLOB, row INTEGER) WITHOUT ROWID",

