@@ -37,12 +37,13 @@ def command(shared, count, jobs, shard, **options):
     horn       a ring widens as long as it lasts  300 Hz and harmonics, 0.25 to 0.5 s
     siren      a beam goes round in a lamp        550 to 1450 Hz, gliding, 0.35 to 0.6 s
     bird       flaps                              chirps from 3300 to 4800 Hz, 0.15 to 0.28 s
-    rattle     shakes                             hiss of 18 grains a second, 0.2 to 0.4 s
+    rattle     shakes                             grains of hiss around 6000 Hz, 0.2 to 0.4 s
 
-    Pitches vary by up to 2 semitones.  An event time is exact: it is the first sample of its sound, and the
-    frame shown at that time (number floor(time x fps)) is where the object makes contact and is brightest; it
-    then fades.  Every 8 clips in turn have each main class once.  One object's events are 0.25 s apart or
-    more, 0.1 s or more from the end.  Stereo sound follows the object's place by constant-power panning.
+    Pitches vary by up to 2 semitones.  An object has 1 to 2 x --seconds events, 20 at most, 0.25 s or more
+    apart and 0.1 s or more from the end.  An event time is exact: it is the first sample of its sound, and
+    the frame shown at that time (number floor(time x fps)) shows the contact, the object at its brightest;
+    the light then fades.  Each 8 clips in turn (0 to 7, 8 to 15, ...) have every main class once.  Stereo
+    sound follows the object's place by constant-power panning.
 
     \b
     file below DIR               contents
@@ -55,7 +56,8 @@ def command(shared, count, jobs, shard, **options):
     \b
     column                       meaning (lists are JSON; seconds from the clip's start)
     path, id, relpath            the clip; 00000; clips/00000.mp4
-    num_frames ... av_offset     measured from the clip, as by probe; av_offset is 0
+    num_frames ... av_offset     measured from the clip, as by probe: av_offset is 0, audio_duration
+                                 counts AAC's last block in full
     text                         "a red ball bounces three times on the left"
     audio_text                   "three low thumps on the left"
     class, colour, side          of the main object; side is left, centre or right

@@ -84,8 +84,8 @@ class _Background:
         y, x = np.arange(height)[:, None], np.arange(width)
         phase = 2 * np.pi * ((np.cos(angle) * x + np.sin(angle) * y) / length + draw.uniform(size=(4, 1, 1)))
         light = np.where(np.arange(height) < FLOOR * height, 1, 0.6)[:, None]
-        self.still = ((draw.uniform(70, 100) + draw.uniform(-5, 5, (height, width))) * light).astype(np.float32)
-        self.waves = (np.concatenate([np.cos(phase), np.sin(phase)]) * 5 * light).astype(np.float32)
+        self.still = ((draw.uniform(45, 62) + draw.uniform(-4, 4, (height, width))) * light).astype(np.float32)
+        self.waves = (np.concatenate([np.cos(phase), np.sin(phase)]) * 3.5 * light).astype(np.float32)
         self.speed = 2 * np.pi * draw.uniform(0.05, 0.25, 4) * draw.choice((-1, 1), 4)  # radians per second
         self.tint = tuple(draw.uniform(120, 136, 2).astype(np.float32))
 
@@ -123,14 +123,15 @@ class _Moment:
 def _moment(clip: Clip, thing: Thing, numbers) -> _Moment:
     times = numbers / float(clip.fps)
     onsets = np.array(thing.onsets) / clip.rate
-    for sample, onset in zip(thing.onsets, onsets, strict=True):
-        times[numbers == clip.frame_at(sample)] = onset
-    past = np.searchsorted(onsets, times, side="right")
+    lit = np.array([clip.frame_at(onset) for onset in thing.onsets])
+    past = np.searchsorted(lit, numbers, side="right")
+    shown = np.concatenate([[-NEVER * float(clip.fps)], lit])[past]  # the last event's frame
     ends = np.concatenate([[-NEVER], onsets, [NEVER]])
+    times = np.where(numbers == shown, ends[past], times)
     since, till = times - ends[past], ends[past + 1] - times
     lengths = np.concatenate([[1], thing.lengths])[past] / clip.rate
     held = (since < lengths) & KINDS[thing.kind].held
-    glow = np.maximum(np.exp(-since / GLOW), 0.3 * held)
+    glow = np.maximum(np.exp((shown - numbers) / float(clip.fps) / GLOW), 0.3 * held)
     part = np.minimum(1, since / lengths)
     return _Moment(*(np.float32(value)[:, None, None] for value in (since, till, held, part, past, glow)))
 
@@ -220,7 +221,7 @@ def _rattle(x, y, m):
     """A head on a stick, shaken about the stick's foot."""
     angle = np.where(m.held > 0, np.float32(0.45) * np.cos(50 * m.since), 0)
     x, y = _turned(x, y - 1.1, angle)
-    head, stick = np.hypot(x, y + 1.5) - 0.6, np.maximum(np.abs(x) - 0.14, np.maximum(y, -y - 1.5))
+    head, stick = np.hypot(x, y + 1.45) - 0.75, np.maximum(np.abs(x) - 0.17, np.maximum(y, -y - 1.45))
     return np.minimum(head, stick), 1
 
 

@@ -53,6 +53,7 @@ MAX_SECONDS, MAX_SIDE, MIN_SIDE, MIN_FPS = 60, 3840, 32, 5
 GAP = 0.25  # seconds between two onsets of one object, at least
 REST = 0.1  # silence between two held sounds; from the last onset, or the last held sound, to the end
 LEAD = 0.15  # before the first onset
+MOST = 20  # events of one object
 FLOOR = 0.86  # where the ball lands
 
 
@@ -152,10 +153,10 @@ def clip_of(options: dict, index: int) -> Clip:
 def _times(clip: Clip, kind: Kind, draw) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Onsets and lengths in samples: at random, on no grid, far enough from one another and from the ends."""
     room = clip.samples / clip.rate - LEAD
-    count = int(draw.integers(1, max(2, min(20, int(1.5 * room))), endpoint=True))
-    lengths = draw.uniform(*kind.length, 20)
-    spans = np.maximum(GAP, lengths + REST) if kind.held else np.full(20, GAP)
-    last = lengths + REST if kind.held else np.full(20, REST)
+    count = int(draw.integers(1, min(MOST, max(2, int(2 * room))), endpoint=True))
+    lengths = draw.uniform(*kind.length, MOST)
+    spans = np.maximum(GAP, lengths + REST) if kind.held else np.full(MOST, GAP)
+    last = lengths + REST if kind.held else np.full(MOST, REST)
     while count > 1 and spans[: count - 1].sum() + last[count - 1] > room:
         count -= 1
     slack = room - spans[: count - 1].sum() - last[count - 1]

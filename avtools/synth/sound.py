@@ -75,10 +75,11 @@ def _tone(frequency, t):
     return np.cos(2 * np.pi * phase)
 
 
-def _noise(t, draw):
-    noise = draw.standard_normal(len(t))
-    noise[0] = 2.0
-    return noise
+def _noise(width, t, draw):
+    """Noise of about `width` Hz, whatever the rate."""
+    values = draw.standard_normal(int(2 * width * t[-1]) + 2)
+    values[0] = 2
+    return np.interp(2 * width * t, np.arange(len(values)), values)
 
 
 def _ball(t, pitch, draw):
@@ -91,7 +92,7 @@ def _bell(t, pitch, draw):
 
 
 def _drum(t, pitch, draw):
-    return _tone(185 * pitch, t) * np.exp(-t / 0.09) + 0.4 * _noise(t, draw) * np.exp(-t / 0.05)
+    return _tone(185 * pitch, t) * np.exp(-t / 0.09) + 0.4 * _noise(3000, t, draw) * np.exp(-t / 0.05)
 
 
 def _woodblock(t, pitch, draw):
@@ -113,7 +114,7 @@ def _bird(t, pitch, draw):
 
 
 def _rattle(t, pitch, draw):
-    return np.diff(_noise(t, draw), 3, prepend=(0, 0, 0)) * np.exp(-3 * (t * 18 % 1))
+    return _noise(1500, t, draw) * _tone(6000 * pitch, t) * np.exp(-3 * (t * 18 % 1))
 
 
 _VOICES = {
