@@ -69,6 +69,10 @@ def main(args: list[str] | None = None) -> None:
     """Run the program and exit with the documented status."""
     from avtools.stopping import Stopped, die_by  # signal handling, no further imports
 
+    if instruction := os.environ.get("_AVTOOLS_COMPLETE"):  # a shell asks what could stand at its cursor
+        from avtools.shell import answer
+
+        sys.exit(answer(group, instruction))
     name = "avtools"
     try:
         with group.make_context(name, sys.argv[1:] if args is None else list(args)) as ctx:
@@ -104,31 +108,17 @@ _path: list[str] = []
 
 
 class Files(click.ParamType):
-    """A file or folder whose completion offers folders and names with the given suffixes."""
+    """A file or folder; completion offers folders, and files with the given suffixes."""
 
     name = "file"
 
     def __init__(self, *suffixes: str):
-        self.suffixes = tuple("." + suffix for suffix in suffixes)
+        self.suffixes = suffixes
 
     def shell_complete(self, ctx, param, incomplete):
         from click.shell_completion import CompletionItem
 
-        folder, start = os.path.split(incomplete)
-        items = []
-        try:
-            entries = sorted(os.scandir(folder or "."), key=lambda entry: entry.name)
-        except OSError:
-            return []
-        for entry in entries:
-            if not entry.name.startswith(start) or (entry.name.startswith(".") and not start):
-                continue
-            shown = os.path.join(folder, entry.name)
-            if entry.is_dir():
-                items.append(CompletionItem(shown + "/"))
-            elif not self.suffixes or entry.name.lower().endswith(self.suffixes):
-                items.append(CompletionItem(shown))
-        return items
+        return [CompletionItem(incomplete, type="files", suffixes=self.suffixes)]  # avtools.shell looks for them
 
 
 TABLES = ("csv", "tsv", "jsonl", "ndjson", "parquet")
@@ -260,26 +250,29 @@ ROW_OPTIONS = [
 ]
 FILE_OPTIONS = [
     option("-d", "--outdir", metavar="DIR", type=Files(), help="Write media below DIR, each file at its relpath (else its name)."),
-    option("--in-place", is_flag=True, help="Replace the sources, each only after its new file has been read back."),
-    option("--no-copy", "copy", is_flag=True, flag_value=False, default=True, help="Leave rows whose file needs no change pointing at their source."),
     option("--absolute", is_flag=True, help="Write absolute paths into the table."),
     option("--overwrite", is_flag=True, help="Make every file anew, whatever the journal says."),
     option("--why", is_flag=True, help="Say for each row why its file is reused or made."),
     option("--no-fsync", "fsync", is_flag=True, flag_value=False, default=True, help="Do not wait for the disk after each file (faster; a power cut may lose files)."),
 ]
+SOURCE_OPTIONS = [
+    option("--in-place", is_flag=True, help="Replace the sources, each only after its new file has been read back."),
+    option("--no-copy", "copy", is_flag=True, flag_value=False, default=True, help="Leave rows whose file needs no change pointing at their source."),
+]
 
 
-def row_command(*, files: bool = False, inputs: bool = True):
+def row_command(*, files: bool = False, in_place: bool = False, inputs: bool = True):
     """Make a click command out of a function that returns the work to do over the rows.
 
     The decorated function gets its own options and the keyword `shared` (:class:`Shared`) and returns an
-    :class:`avtools.stream.Work`.  `files` adds the options of commands that write media; without `inputs`
-    the command makes its rows itself (`Work.records`).
+    :class:`avtools.stream.Work`.  `files` adds the options of commands that write media, `in_place` those of
+    commands that may replace or keep their source; without `inputs` the command makes its rows itself
+    (`Work.records`).
     """
 
     def decorate(function):
         own = list(reversed(getattr(function, "__click_params__", [])))  # click collects them from the last one up
-        shared_options = FILE_OPTIONS * files + (INPUT_OPTIONS + ROW_OPTIONS) * inputs + OUTPUT_OPTIONS
+        shared_options = FILE_OPTIONS * files + SOURCE_OPTIONS * in_place + INPUT_OPTIONS * inputs + ROW_OPTIONS + OUTPUT_OPTIONS
         names = {parameter.name for parameter in [INPUT, *shared_options]}
 
         @click.pass_context
@@ -293,7 +286,7 @@ def row_command(*, files: bool = False, inputs: bool = True):
             if files and shared.in_place and shared.outdir:
                 raise click.UsageError("give -d DIR or --in-place, not both")
             if files and not shared.in_place and not shared.outdir:
-                raise click.UsageError("where to? give -d DIR, or --in-place to replace the sources")
+                raise click.UsageError("where to? give -d DIR" + ", or --in-place to replace the sources" * in_place)
             work = function(shared=shared, **{name: value for name, value in values.items() if name not in names})
             from avtools.stream import run
 

@@ -19,59 +19,16 @@ import hashlib
 import json
 import os
 import shutil
-import socket
 import sqlite3
-import time
 from collections.abc import Callable, Iterator
 
 from avtools.errors import FatalError, MediaError, RowError, SuffixRefused
+from avtools.identity import identity, is_dead
 from avtools.rows.formats import IMAGE, SOUND_INPUT, VIDEO_INPUT, suffix_of
 from avtools.rows.keys import PLACEHOLDER
 
 FOLDER = ".avtools"
-ABANDONED_S = 24 * 3600  # another host's process is taken for dead when its files have rested so long
 FATAL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE}
-
-
-# --- who writes ---------------------------------------------------------------------------------------
-
-
-def _start_of(pid: int) -> str | None:
-    """The start time of process `pid` in clock ticks since boot; None when it is dead (reaped or not)."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-        return None if fields[0] in (b"Z", b"X") else fields[19].decode()
-    except FileNotFoundError:
-        if os.path.isdir("/proc/self"):
-            return None
-        try:  # a system without /proc
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return None
-        except PermissionError:
-            pass
-        return "0"
-
-
-def _host() -> str:
-    return "".join(c if c.isalnum() else "_" for c in socket.gethostname())[:40]
-
-
-def identity() -> str:
-    """This process's name on all hosts, for as long as it matters: `host-pid-start`."""
-    return f"{_host()}-{os.getpid()}-{_start_of(os.getpid())}"
-
-
-def _is_dead(name: str, path: str) -> bool:
-    """Whether the process `name` (an :func:`identity`), the owner of `path`, is surely gone."""
-    host, pid, start = name.rsplit("-", 2)
-    if host == _host():
-        return _start_of(int(pid)) != start
-    try:
-        return time.time() - os.stat(path).st_mtime > ABANDONED_S
-    except OSError:
-        return False
 
 
 # --- files ----------------------------------------------------------------------------------------------
@@ -196,10 +153,6 @@ def place(row: dict, source: str) -> str:
     return strip_suffix(safe_relpath(str(relpath)))
 
 
-def hash_of(text: str) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest()
-
-
 class Outputs:
     """What the reading process knows of the output directory: who claims which file, what is recorded.
 
@@ -257,7 +210,7 @@ class Outputs:
                 stem, suffix = os.path.splitext(os.path.realpath(want.sources[0]))
                 slot = Slot(want.sources, stem, tuple(s for s in want.suffixes[:1] if s == suffix), suffix)
             else:
-                kept = os.path.splitext(want.sources[0])[1] if want.may_keep else None
+                kept = os.path.splitext(want.sources[0])[1] if want.may_keep and want.sources else None
                 slot = Slot(want.sources, want.relpath or place(row, want.sources[0]), want.suffixes, kept)
                 self._refuse_source(slot)
             maker, places = _maker(slot), slot.places()
@@ -332,7 +285,7 @@ class Outputs:
     def _records(self, target: bytes) -> Iterator[dict]:
         names = list(self.journals)
         for journal, position in self.database.execute(
-            "SELECT journal, position FROM records WHERE target=? ORDER BY rowid DESC LIMIT 8", (target,)
+            "SELECT journal, position FROM records WHERE target=? ORDER BY rowid DESC LIMIT 32", (target,)
         ):
             try:
                 with open(names[journal], "rb") as file:
@@ -343,6 +296,7 @@ class Outputs:
 
 
 def hash_of(text: str) -> bytes:
+    """16 bytes that stand for a text, a path for instance."""
     return hashlib.blake2b(os.fsencode(text), digest_size=16).digest()
 
 
@@ -354,12 +308,24 @@ def _maker(slot: Slot) -> bytes:
 
 
 def journals(folder: str) -> list[str]:
-    return sorted(glob.glob(os.path.join(glob.escape(folder), "journal-*.jsonl")))
+    """The journals of a folder, the one that was written last at the end."""
+    return sorted(glob.glob(os.path.join(glob.escape(folder), "journal-*.jsonl")), key=_last_change)
+
+
+def _last_change(path: str) -> float:
+    try:
+        return os.stat(path).st_mtime
+    except OSError:  # joined with others by another run
+        return 0.0
 
 
 def read_journal(path: str, start: int = 0) -> Iterator[tuple[dict, int]]:
     """The whole records of a journal with their positions in bytes; a torn line is passed over."""
-    with open(path, "rb") as file:
+    try:
+        file = open(path, "rb")
+    except FileNotFoundError:  # joined with others by another run
+        return
+    with file:
         file.seek(start)
         position = start
         for line in file:
@@ -392,7 +358,7 @@ def sweep(folder: str) -> None:
     """Remove the temporary files that dead writers left, and nothing else."""
     for path in glob.glob(os.path.join(glob.escape(folder), "hand-*")):
         try:
-            if _is_dead(os.path.basename(path).removeprefix("hand-"), path):
+            if is_dead(os.path.basename(path).removeprefix("hand-"), path):
                 with open(path, "rb") as file:
                     leftover = os.fsdecode(file.readline().rstrip(b"\n"))
                 if leftover.endswith(".tmp"):
@@ -411,7 +377,7 @@ def compact(folder: str) -> None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             names = [os.path.basename(path)[len("journal-") : -len(".jsonl")] for path in paths]
-            if not all(_is_dead(name, path) for name, path in zip(names, paths)):
+            if not all(is_dead(name, path) for name, path in zip(names, paths)):
                 return
             joined = os.path.join(folder, f"joined-{identity()}.tmp")
             with open(joined, "wb") as file:

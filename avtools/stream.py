@@ -6,8 +6,11 @@ contributes a :class:`Work`.
 
 import collections
 import dataclasses
+import itertools
+import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -114,7 +117,7 @@ class _Run:
             work.tee.open(columns, shared.to_format or rows.format_of(shared.output or "") or default_format)
         self.error_writer = rows.open_writer(shared.errors, "jsonl", [], "jsonl") if shared.errors else None
         self.progress = _Progress(self, shared)
-        records = enumerate(work.records if source is None else source)
+        records = enumerate(source if source is not None else _slice(work.records, shared.shard))
         done = False
         try:
             if self.direct:
@@ -199,7 +202,7 @@ class _Run:
             if wants:
                 place = wants[0].relpath or outputs.place(row, wants[0].sources[0])
                 return int.from_bytes(outputs.hash_of(place)[:8], "big") % self.world.size
-        except RowError:
+        except (RowError, TypeError, ValueError):
             pass
         return number % self.world.size
 
@@ -214,6 +217,8 @@ class _Run:
                 slots, after = self.folder.claim(number, row, self.work.wants(row, self.work.options))
             except RowError as error:
                 return Task(number, record, None, failure=str(error))
+            except (TypeError, ValueError) as error:  # no text, or text that no file can be called
+                return Task(number, record, None, failure=f"a cell that should hold a path does not ({error})")
 
         def arguments() -> tuple:
             if self.folder is not None:
@@ -324,6 +329,22 @@ def _work(function: Callable, row: dict, options: dict, policy: outputs.Policy |
     maker = outputs.Maker(policy, slots)
     cells = function(row, maker, options)
     return {"cells": cells, "targets": maker.targets, "why": maker.why, "counts": maker.counts}
+
+
+def _slice(records: Iterable[rows.Record], shard: tuple[int, int] | None) -> Iterator[rows.Record]:
+    """The shard's slice of rows that the command makes itself; they are counted on disk first."""
+    if shard is None:
+        yield from records
+        return
+    with tempfile.TemporaryFile("w+", encoding="ascii") as spool:
+        count = 0
+        for record in records:
+            spool.write(json.dumps(record) + "\n")
+            count += 1
+        spool.seek(0)
+        index, shards = shard
+        for line in itertools.islice(spool, (index - 1) * count // shards, index * count // shards):
+            yield rows.Record(*json.loads(line))
 
 
 class _Stdin:

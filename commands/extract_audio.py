@@ -3,7 +3,6 @@
 import click
 
 from avtools.cli import row_command
-from avtools.errors import UsageError
 from avtools.media.columns import SOUND_COLUMNS
 
 
@@ -23,8 +22,6 @@ def command(shared, **options):
     """
     from avtools.stream import Work
 
-    if shared.in_place:
-        raise UsageError("extract-audio replaces nothing; give -d DIR")
     return Work(
         extract_row,
         options,

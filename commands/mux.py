@@ -1,9 +1,7 @@
 """avtools mux"""
 
-import click
 
 from avtools.cli import row_command
-from avtools.errors import UsageError
 
 
 @row_command(files=True)
@@ -17,8 +15,6 @@ def command(shared):
     """
     from avtools.stream import Work
 
-    if shared.in_place:
-        raise UsageError("mux replaces nothing; give -d DIR")
     return Work(mux_row, {}, needs=("path",), wants=wants, operation="mux/1", preload=("avtools.media.video",))
 
 

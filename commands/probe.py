@@ -48,9 +48,10 @@ def probe_row(row: dict, options: dict) -> dict | None:
     """The media columns of a row's files; None where a limit of `options` rejects it."""
     from avtools.media.columns import VIDEO_COLUMNS
     from avtools.media.probe import probe, probe_sound, sound_columns, video_columns
+    from avtools.rows import path_of
     from avtools.rows.keys import PLACEHOLDER
 
-    path, audio_path = row.get("path"), row.get("audio_path")
+    path, audio_path = (path_of(row, column) if row.get(column) else None for column in ("path", "audio_path"))
     if not path and not audio_path:
         raise RowError("neither 'path' nor 'audio_path' names a file")
     cells, picture, sound = {}, None, None

@@ -20,7 +20,7 @@ class Channels(click.ParamType):
         return int(value)
 
 
-@row_command(files=True)
+@row_command(files=True, in_place=True)
 @click.option("--rate", type=click.IntRange(1, 10_000_000), metavar="HZ", required=True, help="Samples per second.")
 @click.option("--channels", type=Channels(), default="keep", show_default=True, help="1 averages all channels.")
 @click.option("--sample-format", type=click.Choice(FORMATS), help="Default: that of the source (16 bit for lossy ones).")

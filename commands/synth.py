@@ -2,8 +2,7 @@
 
 import click
 
-from avtools.cli import FractionType, Shard, Size, row_command
-from avtools.errors import UsageError
+from avtools.cli import FractionType, Size, row_command
 from avtools.media.columns import VIDEO_COLUMNS
 
 RATES = (16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)  # those of AAC that hold all the sounds
@@ -19,9 +18,7 @@ COLUMNS = ("path", "id", "relpath", *VIDEO_COLUMNS, "text", "audio_text", *FACTS
 @click.option("--rate", type=click.Choice(RATES), default=16000, show_default=True, metavar="HZ", help="Samples per second: 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200 or 96000.")
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Another seed, other clips.")
 @click.option("--objects", type=click.IntRange(1, 3), default=1, show_default=True, help="Objects in each clip, of different classes.")
-@click.option("-j", "--jobs", type=click.IntRange(1), help="Worker processes (default: the CPUs this process may use).")
-@click.option("--shard", type=Shard(), help="Make only the I-th of N contiguous slices of the clips.")
-def command(shared, count, jobs, shard, **options):
+def command(shared, count, **options):
     """Make audio-video clips whose ground truth is known: a data set without a download.
 
     In each clip a coloured object (--objects: up to three, side by side) acts on a drifting background and
@@ -78,13 +75,8 @@ def command(shared, count, jobs, shard, **options):
     from avtools.stream import Work
     from avtools.synth.scene import check
 
-    if shared.in_place:
-        raise UsageError("synth replaces nothing; give -d DIR")
     check(options)
-    shared.jobs = jobs
-    index, slices = shard or (1, 1)
-    numbers = range((index - 1) * count // slices, index * count // slices)
-    records = (rows.Record({"id": f"{i:05d}", "relpath": f"clips/{i:05d}.mp4"}, f"clip {i:05d}") for i in numbers)
+    records = (rows.Record({"id": f"{i:05d}", "relpath": f"clips/{i:05d}.mp4"}, f"clip {i:05d}") for i in range(count))
     return Work(
         synth_row,
         options,

@@ -8,13 +8,13 @@ from avtools.cli import FractionType, row_command
 from avtools.errors import RowError, UsageError
 
 
-@row_command(files=True)
+@row_command(files=True, in_place=True)
 @click.option("--max-seconds", type=FractionType(positive=True), metavar="S", help="Keep at most the first S seconds.")
 @click.option("--start", type=FractionType(), metavar="S", help="Begin here (default 0).")
 @click.option("--end", type=FractionType(positive=True), metavar="S", help="End here.")
 @click.option("--duration", type=FractionType(positive=True), metavar="S", help="Keep S seconds from --start.")
 @click.option("--crf", type=click.FloatRange(0, 63), default=18, show_default=True, help="Quality of re-encoded video.")
-@click.option("--suffix", help="Write sound files of this kind: wav, flac, mp3, m4a, ogg, opus (default: the source's if lossless, else wav).")
+@click.option("--suffix", type=click.Choice(["wav", "flac", "mp3", "m4a", "ogg", "opus"]), help="Write sound files of this kind (default: the source's if lossless, else wav).")
 @click.option("--fast", is_flag=True, help="Cut videos at key frames without re-encoding; 'spans' says where.")
 def command(shared, max_seconds, start, end, duration, fast, **options):
     """Cut every media file of a row ('path', 'audio_path') by the same span.
@@ -47,9 +47,10 @@ def command(shared, max_seconds, start, end, duration, fast, **options):
 def wants(row: dict, options: dict):
     from avtools.media.suffixes import sound_suffixes, video_suffixes
     from avtools.outputs import Want
+    from avtools.rows import path_of
     from avtools.rows.keys import PLACEHOLDER
 
-    path, audio_path = row.get("path"), row.get("audio_path")
+    path, audio_path = (path_of(row, column) if row.get(column) else None for column in ("path", "audio_path"))
     found = []
     if path and os.path.basename(path) != PLACEHOLDER:
         suffixes = (os.path.splitext(path)[1],) if options["fast"] else video_suffixes(path)

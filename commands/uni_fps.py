@@ -10,7 +10,7 @@ from avtools.cli import FractionType, Size, row_command
 CRF, PRESET = 20, "veryfast"
 
 
-@row_command(files=True)
+@row_command(files=True, in_place=True)
 @click.option("--fps", type=FractionType(positive=True), metavar="N", required=True, help="Frames per second: 24, 23.976 or 30000/1001.")
 @click.option("--crf", type=click.FloatRange(0, 63), default=CRF, show_default=True, help="Quality; lower is better and larger.")
 @click.option("--preset", default=PRESET, show_default=True, help="Speed of the encoder.")

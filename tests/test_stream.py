@@ -280,3 +280,12 @@ class TestRanks:
         (avtools.folder / "f").write_text("")
         runs = [self.start(avtools, rank, 2, f"{os.getpid()}f", "extract-audio", "--rate", "8000", "-d", "f/a", "t.csv") for rank in (0, 1)]
         assert [run.communicate(timeout=60) and run.returncode for run in runs] == [3, 3]
+
+
+@pytest.mark.parametrize("value", [5, ["a"], {"a": 1}, "a\0b", "\ud800", True])
+@pytest.mark.parametrize("line", [["probe"], ["trim", "--max-seconds", "1", "-d", "o"], ["extract-audio", "--rate", "8000", "-d", "o"], ["uni-fps", "--fps", "5", "-d", "o"]])
+def test_a_cell_that_is_no_path(value, line, clips, avtools):
+    rows = [{"path": value}, {"path": str(clips / "0.mp4"), "relpath": value}, {"path": str(clips / "1.mp4")}]
+    done = avtools(*line, input="".join(json.dumps(row) + "\n" for row in rows), status=1)
+    assert "Traceback" not in done.stderr and "unexpected" not in done.stderr
+    assert "<stdin>:1: " in done.stderr and done.stdout.splitlines()[-1].count("1.mp4")

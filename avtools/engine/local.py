@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 
 from avtools.engine import Outcome, Task
-from avtools.errors import AvtoolsError, FatalError, RowError, UsageError
+from avtools.errors import FatalError, RowError, UsageError
 
 WINDOW = 1024  # rows read ahead of the oldest unfinished one
 TASKS_PER_WORKER = 2000  # then it is replaced, so that a leaking codec stays harmless

@@ -48,7 +48,7 @@ def path_of(row: dict, column: str) -> str:
     value = row.get(column)
     if _empty(value):
         raise RowError(f"column {shown(column)} holds no path")
-    if not isinstance(value, str) or "\0" in value:
+    if not isinstance(value, str) or "\0" in value or not _nameable(value):
         raise RowError(f"column {shown(column)}: {shown(str(value)[:80])!r} is not a path")
     return value
 
@@ -68,6 +68,15 @@ def parse_number(value) -> int | float | None:
         except ValueError:
             pass
     return None
+
+
+def _nameable(text: str) -> bool:
+    """Whether a file can have this name: it may hold bytes that are no UTF-8, but no other lone surrogates."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _empty(value) -> bool:

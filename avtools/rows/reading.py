@@ -16,7 +16,7 @@ from itertools import chain, islice
 from typing import Any, BinaryIO, NamedTuple
 
 from avtools.errors import FatalError, UsageError
-from avtools.rows.formats import BLANK, NAMES, format_of, kind_of, known_format, shown, sniff
+from avtools.rows.formats import BLANK, format_of, kind_of, known_format, shown, sniff
 
 BOM = b"\xef\xbb\xbf"
 CHUNK = 1 << 16

@@ -3,7 +3,7 @@
 import csv
 import json
 import os
-import socket
+import re
 import stat
 import sys
 from functools import reduce
@@ -11,6 +11,7 @@ from operator import itemgetter
 from typing import Any, BinaryIO
 
 from avtools.errors import FatalError, RowError, UsageError
+from avtools.identity import identity, is_dead
 from avtools.rows.formats import format_of, kind_of, known_format, shown
 
 HELD_ROWS = 1000  # written in one go, unless flush() comes first
@@ -309,8 +310,9 @@ class _File(_Stream):
         folder, base = os.path.split(path)
         short = os.fsdecode(os.fsencode(base)[:150])  # so that the name with its additions is not too long
         self.path = path
-        self.temporary = os.path.join(folder, f"{short}{tag}.{socket.gethostname()[:50]}.{os.getpid()}.tmp")
+        self.temporary = os.path.join(folder, f"{short}{tag}.{identity()}.tmp")
         try:
+            self._remove_leftovers(folder, short + tag)
             super().__init__(open(self.temporary, "wb"), shown(path))
         except FileNotFoundError:
             raise UsageError(f"-o {shown(path)}: there is no directory {shown(folder)}; make it first") from None
@@ -318,6 +320,14 @@ class _File(_Stream):
             raise UsageError(f"-o {shown(path)}: {shown(folder)} is not a directory") from None
         except OSError as error:
             raise FatalError(f"-o {shown(path)}: cannot be written ({error.strerror})") from None
+
+    @staticmethod
+    def _remove_leftovers(folder: str, start: str) -> None:
+        """Remove what killed writers of the same file left."""
+        pattern = re.compile(re.escape(start) + r"\.([^.]+-\d+-\d+)\.tmp")
+        for name in os.listdir(folder):
+            if (found := pattern.fullmatch(name)) and is_dead(found[1], os.path.join(folder, name)):
+                os.unlink(os.path.join(folder, name))
 
     def commit(self) -> None:
         try:

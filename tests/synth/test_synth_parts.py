@@ -133,7 +133,7 @@ def test_masks_are_the_drawn_pixels_and_objects_never_overlap():
         assert not ((np.abs(seen - behind) > 8) & ~_grown(union > 0)).any()  # drawn inside, but for half covered pixels
         for thing, mask in zip(made.things, masks, strict=True):
             assert set(np.unique(mask)) == {0, 255}
-            assert changed[mask > 0].mean() > 0.9  # a shaded part may be as bright as what it hides
+            assert changed[mask > 0].mean() > 0.8  # a shaded part may be as bright as what it hides
             centre = np.mean([picture.box_of(m)[0] + picture.box_of(m)[2] / 2 for m in mask]) / made.size[0]
             assert thing.side == ("left" if centre < 0.35 else "right" if centre > 0.65 else "centre")
 
