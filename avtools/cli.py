@@ -233,7 +233,7 @@ OUTPUT_OPTIONS = [
     option("-o", "--output", metavar="FILE", type=Files(*TABLES), help="Write the table to FILE, which appears only when it is whole (default: standard output)."),
     option("--to", "to_format", type=click.Choice(["csv", "tsv", "jsonl", "parquet"]), help="Format of the output (default: FILE's suffix, else the input's)."),
     option("-q", "--quiet", is_flag=True, help="Say nothing but errors."),
-    option("-v", "--verbose", is_flag=True, help="Explain more."),
+    option("-v", "--verbose", is_flag=True, help="Say what is done: workers, columns, what became of each file."),
 ]
 INPUT_OPTIONS = [
     option("--from", "from_format", type=click.Choice(["csv", "tsv", "jsonl"]), help="Format of tables whose name does not tell (default: by their first byte)."),

@@ -7,6 +7,7 @@ import collections
 import inspect
 import re
 import sys
+import textwrap
 from collections.abc import Iterator
 
 import click
@@ -25,27 +26,26 @@ FILES = {
 
 def page() -> str:
     """The whole page, as roff."""
-    contexts = list(walk(group, None, "avtools"))
-    counts = collections.Counter(record for context in contexts for record in set(options(context)))
+    top, *contexts = walk(group, None, "avtools")
+    counts = collections.Counter(record for context in contexts for record in options(context))
     title, *texts, status = blocks(group)
     examples = []
     out = [f'.TH AVTOOLS 1 "" "avtools {__version__}" "User Commands"', ".SH NAME", f"avtools \\- {escape(title[0].lower() + title[1:]).rstrip('.')}"]
-    out += [".SH SYNOPSIS", *usage(contexts[0]), ".SH DESCRIPTION", *prose(texts), ".SH COMMANDS"]
-    for context in contexts[1:]:
+    out += [".SH SYNOPSIS", *usage(top), ".SH DESCRIPTION", *prose(texts)]
+    out += [".SH OPTIONS", *entries(options(top)), ".SH COMMANDS"]
+    for context in contexts:
         texts = blocks(context.command)
-        if isinstance(texts[-1], list) and not texts[-2].endswith(":"):
-            examples.append((context.command_path, texts.pop()))
+        if isinstance(texts[-1], list) and "avtools " in " ".join(texts[-1]) and not str(texts[-2]).endswith(":"):
+            examples.append(texts.pop())
         shared = [names.split()[0].rstrip(",") for names, text in options(context) if counts[names, text] >= SHARED]
         out += [f".SS {escape(context.command_path)}", *usage(context), *prose(texts)]
         out += entries(record for record in [*arguments(context), *options(context)] if counts[record] < SHARED)
         if not isinstance(context.command, click.Group):
-            out += [".PP", "Shared options: " + escape(", ".join(shared)) + "."]
+            out += prose([f"Shared options: {', '.join(shared)}."])
     out += [".SH SHARED OPTIONS", *entries(record for record, count in counts.items() if count >= SHARED)]
     out += [".SH EXIT STATUS", *entries(text.split(" ", 1) for text in status.removeprefix("Exit status: ").rstrip(".").split("; "))]
-    out += [".SH FILES", *entries(FILES.items()), ".SH EXAMPLES"]
-    for path, lines in examples:
-        out += [".PP", bold(path), *literal(lines)]
-    return "\n".join(out) + "\n"
+    out += [".SH FILES", *entries(FILES.items()), ".SH EXAMPLES", *prose(examples)]
+    return re.sub(r"^(\.SH .*)\n\.PP$", r"\1", "\n".join(out), flags=re.MULTILINE) + "\n"
 
 
 def walk(command: click.Command, parent: click.Context | None, name: str) -> Iterator[click.Context]:
@@ -78,7 +78,7 @@ def blocks(command: click.Command) -> list[str | list[str]]:
 def escape(text: str) -> str:
     """Text that roff shows as it is."""
     text = "".join(SPECIAL.get(char, char if char.isascii() else f"\\[u{ord(char):04X}]") for char in text)
-    return re.sub(r"^\.", r"\\&.", text)
+    return "\\&" + text if text.startswith(".") else text
 
 
 def bold(text: str) -> str:
@@ -89,16 +89,20 @@ def usage(context: click.Context) -> list[str]:
     return [f"{bold(context.command_path)} {escape(' '.join(context.command.collect_usage_pieces(context)))}"]
 
 
+def wrapped(text: str) -> list[str]:
+    return [escape(line) for line in textwrap.wrap(text, 76, break_long_words=False, break_on_hyphens=False)]
+
+
 def prose(texts: list[str | list[str]]) -> list[str]:
-    return [line for text in texts for line in (literal(text) if isinstance(text, list) else [".PP", escape(text)])]
+    return [line for text in texts for line in (literal(text) if isinstance(text, list) else [".PP", *wrapped(text)])]
 
 
 def literal(lines: list[str]) -> list[str]:
-    return [".PP", ".nf", ".RS 4", *map(escape, inspect.cleandoc("\n".join(lines)).split("\n")), ".RE", ".fi"]
+    return [".PP", ".nf", ".RS 4", *map(escape, textwrap.dedent("\n".join(lines)).split("\n")), ".RE", ".fi"]
 
 
 def entries(records) -> list[str]:
-    return [line for name, text in records for line in (".TP", bold(name), escape(text))]
+    return [line for name, text in records for line in (".TP", bold(name), *wrapped(text))]
 
 
 if __name__ == "__main__":

@@ -199,6 +199,10 @@ class Outputs:
     def _number_of(self, journal: str) -> int:
         return self.journals.setdefault(journal, len(self.journals))
 
+    def count(self) -> int:
+        """How many files the journals speak of."""
+        return self.database.execute("SELECT count(DISTINCT target) FROM records").fetchone()[0]
+
     def claim(self, number: int, row: dict, wants: list[Want]) -> tuple[dict[str, Slot], set[int]]:
         """Give row `number` its places; the second value: earlier rows that must be done before it starts.
 

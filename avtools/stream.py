@@ -117,6 +117,9 @@ class _Run:
             work.tee.open(columns, shared.to_format or rows.format_of(shared.output or "") or default_format)
         self.error_writer = rows.open_writer(shared.errors, "jsonl", [], "jsonl") if shared.errors else None
         self.progress = _Progress(self, shared)
+        if shared.verbose:
+            where = f"; {shared.outdir} has {self.folder.count()} recorded files" if shared.outdir else ""
+            self.say(f"{self._jobs() or 'no'} worker processes; columns: {', '.join(columns)}{where}")
         records = enumerate(source if source is not None else _slice(work.records, shared.shard))
         done = False
         try:
@@ -255,7 +258,7 @@ class _Run:
             cells = value["cells"]
             if "counts" in value:
                 self.files.update(value["counts"])
-            for line in value.get("why", ()) if self.shared.why else ():
+            for line in value.get("why", ()) if self.shared.why or self.shared.verbose else ():
                 self.say(line)
             if cells is None:
                 self.filtered += 1

@@ -13,7 +13,7 @@ CRF, PRESET = 20, "veryfast"
 @row_command(files=True, in_place=True)
 @click.option("--fps", type=FractionType(positive=True), metavar="N", required=True, help="Frames per second: 24, 23.976 or 30000/1001.")
 @click.option("--crf", type=click.FloatRange(0, 63), default=CRF, show_default=True, help="Quality; lower is better and larger.")
-@click.option("--preset", default=PRESET, show_default=True, help="Speed of the encoder.")
+@click.option("--preset", default=PRESET, show_default=True, metavar="P", help="Speed of the encoder.")
 @click.option("--encoder", default="libx264", show_default=True, metavar="NAME", help="FFmpeg's name of the encoder.")
 @click.option("--crop-resize", type=Size(), help="Cut the centre to this aspect ratio and scale it to this size.")
 def command(shared, **options):
@@ -44,10 +44,12 @@ def wants(row: dict, options: dict):
 def uni_fps_row(row: dict, maker, options: dict) -> dict:
     from avtools.media import video
     from avtools.media.columns import of_picture
+    from avtools.media.encoders import check_encoder
     from avtools.media.probe import probe, read_back, video_columns
 
     if "path" not in maker.slots:
         return {}
+    check_encoder(options["encoder"], options["crf"], options["preset"])
     source, size = row["path"], options["crop_resize"]
     made = maker.make(
         "path",

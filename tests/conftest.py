@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -40,11 +41,26 @@ class Program:
         return done
 
     def start(self, *arguments, **settings):
-        """Start and return the process."""
+        """Start and return the process; its workers can be waited for with :meth:`wait_for_workers`."""
+        settings["env"] = {**(settings.get("env") or os.environ), "AVTOOLS_TEST_FOLDER": str(self.folder)}
         settings.setdefault("stdout", subprocess.PIPE)
         settings.setdefault("stderr", subprocess.PIPE)
         settings.setdefault("stdin", subprocess.DEVNULL)
         return subprocess.Popen(command(*arguments), cwd=self.folder, **settings)
+
+    def wait_for_workers(self):
+        """Until the workers of killed runs have noticed: they never outlive their run."""
+        deadline = time.monotonic() + 20
+        while [pid for pid in os.listdir("/proc") if pid.isdigit() and self._is_ours(pid)]:
+            assert time.monotonic() < deadline, "workers outlive their run"
+            time.sleep(0.05)
+
+    def _is_ours(self, pid: str) -> bool:
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                return f"AVTOOLS_TEST_FOLDER={self.folder}".encode() in file.read().split(b"\0")
+        except OSError:
+            return False
 
     def pipe(self, line: str, status=0):
         """Run a line of bash with pipefail, `avtools` meaning this one."""

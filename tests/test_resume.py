@@ -64,7 +64,7 @@ def test_killed_run_is_continued(name, delay, sources, avtools):
     time.sleep(delay)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    wait_for_workers()
+    avtools.wait_for_workers()
     there = {n for n in finished(avtools.folder / "out") if not n.endswith(".tmp")}
     assert all(files(avtools.folder / "out")[n] == expected[n] for n in there), "a file appeared before it was whole"
 
@@ -73,14 +73,6 @@ def test_killed_run_is_continued(name, delay, sources, avtools):
     assert again.stdout == whole
     reused = int(again.stderr.rsplit(" reused", 1)[0].rsplit(" ", 1)[1])
     assert reused == len(there), "what was finished is not made again"
-
-
-def wait_for_workers():
-    """Until the killed run's workers have noticed: they never outlive it."""
-    deadline = time.monotonic() + 10
-    while subprocess.run(["pgrep", "-f", "avtools.engine.local"], capture_output=True).stdout:
-        assert time.monotonic() < deadline, "workers outlive their run"
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("name", WRITING)
@@ -146,7 +138,7 @@ def test_signals_end_quietly_with_nothing_half_done(number, sources, avtools):
     process.send_signal(number)
     out, _ = process.communicate(timeout=30)
     assert process.returncode == -number
-    wait_for_workers()
+    avtools.wait_for_workers()
     assert not list((avtools.folder / "out").rglob("*.tmp"))
     for line in out.decode().splitlines()[1:]:
         assert (avtools.folder / line.split(",")[0]).is_file()
@@ -216,7 +208,7 @@ class TestInPlace:
             time.sleep(0.005)
         process.kill()
         process.communicate()
-        wait_for_workers()
+        avtools.wait_for_workers()
         avtools("resample", "--rate", "22050", "--in-place", *names)
         avtools("resample", "--rate", "22050", *[sources / n for n in names], "-d", "whole")
         whole = files(avtools.folder / "whole")

@@ -17,6 +17,7 @@ from av.codec.context import Flags
 from avtools.errors import MediaError, SuffixRefused
 
 from .container import best_audio, best_video, check_picture_size, media_errors, name_of, open_input, open_output, show
+from .encoders import QUIET
 from .probe import GAP, Timeline, decoded, scan, skip_others
 
 #: Containers that hold H.264 with B-frames and exact offsets between picture and sound.
@@ -226,7 +227,7 @@ def _pixel_format(fmt, width: int, height: int, encoder: str) -> str:
 
 def _video_stream(output, fitter, frame, encoder, rate, base, crf, preset):
     """Add a video stream for the frames that `fitter` makes; colours as in `frame`."""
-    options = {}
+    options = dict(QUIET.get(encoder, {}))
     if crf is not None:
         options["crf"] = str(crf)
     if preset is not None:
