@@ -203,20 +203,23 @@ class Outputs:
         """How many files the journals speak of."""
         return self.database.execute("SELECT count(DISTINCT target) FROM records").fetchone()[0]
 
+    def reserve(self, number: int, row: dict, wants: Callable[[], list[Want]]) -> None:
+        """Note the likely places of a row of an earlier shard: a later row of another source must not take them."""
+        try:
+            for slot in self._slots(row, wants()):
+                claim = (hash_of(slot.places()[0]), _maker(slot), number)
+                self.database.execute("INSERT OR IGNORE INTO claims VALUES (?,?,?)", claim)
+        except (RowError, TypeError, ValueError):
+            pass  # bad there, and said there
+
     def claim(self, number: int, row: dict, wants: list[Want]) -> tuple[dict[str, Slot], set[int]]:
         """Give row `number` its places; the second value: earlier rows that must be done before it starts.
 
         Raises RowError where a place is outside DIR, is the source itself, or belongs to another source.
         """
-        slots, after, claims, ambiguous = {}, set(), [], set()
-        for want in wants:
-            if self.policy.in_place:
-                stem, suffix = os.path.splitext(os.path.realpath(want.sources[0]))
-                slot = Slot(want.sources, stem, tuple(s for s in want.suffixes[:1] if s == suffix), suffix)
-            else:
-                kept = os.path.splitext(want.sources[0])[1] if want.may_keep and want.sources else None
-                slot = Slot(want.sources, want.relpath or place(row, want.sources[0]), want.suffixes, kept)
-                self._refuse_source(slot)
+        slots = self._slots(row, wants)
+        after, claims, ambiguous = set(), [], set()
+        for slot in slots:
             maker, places = _maker(slot), slot.places()
             several = len(places) > 1
             for place_ in places:
@@ -231,10 +234,9 @@ class Outputs:
                         after.add(earlier)
                 else:
                     self._take(slot, place_, earlier)
-            slots[want.name] = slot
         self.database.executemany("INSERT OR IGNORE INTO claims VALUES (?,?,?)", claims)
         self.active[number] = ambiguous
-        return slots, after
+        return {want.name: slot for want, slot in zip(wants, slots, strict=True)}, after
 
     def ready(self, number: int, slots: dict[str, Slot]) -> None:
         """Just before row `number` starts: which places belong to others by now, and what is recorded of its own."""
@@ -265,6 +267,18 @@ class Outputs:
         if not self.policy.in_place:
             sweep(self.folder)
         self.database.close()
+
+    def _slots(self, row: dict, wants: list[Want]) -> list[Slot]:
+        slots = []
+        for want in wants:
+            if self.policy.in_place:
+                stem, suffix = os.path.splitext(os.path.realpath(want.sources[0]))
+                slots.append(Slot(want.sources, stem, tuple(s for s in want.suffixes[:1] if s == suffix), suffix))
+            else:
+                kept = os.path.splitext(want.sources[0])[1] if want.may_keep and want.sources else None
+                slots.append(Slot(want.sources, want.relpath or place(row, want.sources[0]), want.suffixes, kept))
+                self._refuse_source(slots[-1])
+        return slots
 
     def _owner(self, target: bytes) -> tuple[bytes | None, int]:
         found = self.database.execute("SELECT source, row FROM claims WHERE target=?", (target,)).fetchone()

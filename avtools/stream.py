@@ -6,6 +6,7 @@ contributes a :class:`Work`.
 
 import collections
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -55,6 +56,7 @@ class Work:
     begin: Callable[[list[str]], dict] | None = None
     report: Callable[[], list[str]] | None = None
     tee: Any = None
+    sees_errors: bool = False  # rows that came with an `error` are worked on too, not passed through
 
 
 def run(work: Work, shared: Shared) -> int:
@@ -112,6 +114,8 @@ class _Run:
         columns = list(dict.fromkeys([*header, *declared, *(["error"] if shared.on_error == "keep" else [])]))
         if self.policy is not None:
             self.folder = outputs.Outputs(self.policy)
+            for number, record in enumerate(source.before() if source is not None else ()):
+                self.folder.reserve(number, record.row, functools.partial(work.wants, record.row, work.options))
         self.writer = rows.open_writer(shared.output, shared.to_format, columns, default_format)
         if work.tee is not None:
             work.tee.open(columns, shared.to_format or rows.format_of(shared.output or "") or default_format)
@@ -120,7 +124,7 @@ class _Run:
         if shared.verbose:
             where = f"; {shared.outdir} has {self.folder.count()} recorded files" if shared.outdir else ""
             self.say(f"{self._jobs() or 'no'} worker processes; columns: {', '.join(columns)}{where}")
-        records = enumerate(source if source is not None else _slice(work.records, shared.shard))
+        records = enumerate(source, source.first) if source is not None else enumerate(_slice(work.records, shared.shard))
         done = False
         try:
             if self.direct:
@@ -150,9 +154,9 @@ class _Run:
         return self._report()
 
     def _do_directly(self, records: Iterator[tuple[int, rows.Record]]) -> None:
-        function, options, write = self.work.function, self.work.options, self._write
+        function, options, write, sees_errors = self.work.function, self.work.options, self._write, self.work.sees_errors
         for _, record in records:
-            if record.row.get("error"):
+            if record.row.get("error") and not sees_errors:
                 write(record, None, None)
                 continue
             try:
@@ -212,7 +216,7 @@ class _Run:
     def _prepare(self, item: tuple[int, rows.Record]) -> Task:
         number, record = item
         row = record.row
-        if row.get("error"):
+        if row.get("error") and not self.work.sees_errors:
             return Task(number, record, None)
         slots, after = {}, frozenset()
         if self.folder is not None:

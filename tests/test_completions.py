@@ -147,7 +147,6 @@ TYPED = {  # '\t' is the TAB key; what the program is called with
     "avtools probe ~/cl\t\t": ["probe", "{home}/clips/one.mp4"],
     "../bin/avtools pro\t": ["probe"],
     "true | X=1 avtools pro\t": ["probe"],
-    "avtools probe a.csv > out; cat ou\t": ["probe", "a.csv"],
     "avtools probe a.csv > c\t; cat c.txt": ["probe", "a.csv"],
 }
 

@@ -233,6 +233,16 @@ def test_one_output_for_two_sources(sources, avtools):
     assert "x/0.wav" in done.stderr and "another source (row 1)" in done.stderr and "relpath" in done.stderr
 
 
+def test_one_output_for_two_sources_in_different_shards(sources, avtools):
+    (avtools.folder / "x").mkdir()
+    (avtools.folder / "x/0.wav").write_bytes((sources / "1.wav").read_bytes())
+    (avtools.folder / "t.csv").write_text(f"audio_path\n{sources}/0.wav\n{sources}/2.wav\nx/0.wav\n{sources}/2.wav\n")
+    first = avtools("resample", "--rate", "16000", "t.csv", "--shard", "1/2", "-d", "out")
+    second = avtools("resample", "--rate", "16000", "t.csv", "--shard", "2/2", "-d", "out", status=1)
+    assert first.stdout == "audio_path\nout/0.wav\nout/2.wav\n" and second.stdout == "audio_path\nout/2.wav\n"
+    assert "x/0.wav" in second.stderr and "row 1" in second.stderr
+
+
 def test_five_rows_share_one_file(sources, avtools):
     table = "audio_path,text\n" + "".join(f"{sources}/0.wav,caption {k}\n" for k in range(5))
     done = avtools("resample", "--rate", "16000", "-d", "out", "-j2", "--overwrite", input=table)

@@ -114,6 +114,12 @@ class TestBadRows:
         assert passed.stdout.splitlines()[2] == rows[2] + ","
         assert not (avtools.folder / "out/text.wav").exists()
 
+    def test_kept_rows_can_be_filtered_out(self, clips, avtools):
+        kept = avtools("probe", "--on-error", "keep", input=self.table(clips)).stdout
+        assert avtools("mkmeta", "filter", "--where", "num_frames > 20", input=kept).stdout.count("\n") == 3
+        assert avtools("mkmeta", "filter", "--where", "num_frames > 0 and error == ''", input=kept).stdout.count("\n") == 3
+        assert avtools("mkmeta", "filter", "--where", "error != ''", input=kept).stdout.count("text.mp4") > 0
+
     def test_row_without_the_column(self, clips, avtools):
         done = avtools("probe", input='{"path": "%s"}\n{"id": "x"}\n' % (clips / "0.mp4"), status=1)
         assert done.stdout.count("\n") == 1 and "<stdin>:2" in done.stderr

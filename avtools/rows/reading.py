@@ -93,6 +93,18 @@ class Rows:
                 yield from islice(part.records(), max(start, 0), stop)
             start, stop = start - count, stop - count
 
+    @property
+    def first(self) -> int:
+        """The place of the first row of the shard among all rows, from 0."""
+        return self._slice[0] if self._slice else 0
+
+    def before(self) -> Iterator[Record]:
+        """The rows before those of the shard."""
+        left = self.first
+        for part in self._parts if left else ():
+            yield from islice(part.records(), left)
+            left = max(0, left - part.count())
+
     def close(self) -> None:
         """Close all files."""
         for part in self._parts:

@@ -1,5 +1,7 @@
 """avtools mkmeta filter"""
 
+import re
+
 import click
 
 from avtools.cli import row_command
@@ -12,7 +14,8 @@ def command(shared, where):
 
     Columns by name (odd names in backquotes), numbers, 'quoted strings'; == != < <= > >=, and, or, not,
     ( ), in [..], =~ 'regex'.  Where both sides are numbers they compare as numbers, else as text.  An empty
-    cell makes a comparison false, but for == '' and != ''.
+    cell makes a comparison false, but for == '' and != ''.  Bad rows that were kept pass, unless EXPR
+    speaks of the column 'error'.
 
     \b
         avtools mkmeta filter t.csv --where "fps >= 24 and not (id =~ '^test_' or text == '')"
@@ -20,7 +23,8 @@ def command(shared, where):
     from avtools.rows import compile_where
     from avtools.stream import Work
 
-    return Work(keep, {}, inline=True, begin=lambda header: {"holds": compile_where(where, header)})
+    sees_errors = re.search(r"\berror\b", where) is not None
+    return Work(keep, inline=True, begin=lambda header: {"holds": compile_where(where, header)}, sees_errors=sees_errors)
 
 
 def keep(row: dict, options: dict) -> dict | None:
