@@ -28,6 +28,9 @@ bench: $(READY)
 # Completion scripts and the man page come from the same text as --help.
 man: $(READY)
 	$(BIN)/python -m avtools.manual > completions/avtools.1
+	_AVTOOLS_COMPLETE=bash_source $(BIN)/avtools > completions/avtools
+	_AVTOOLS_COMPLETE=zsh_source $(BIN)/avtools > completions/_avtools
+	_AVTOOLS_COMPLETE=fish_source $(BIN)/avtools > completions/avtools.fish
 
 dist: $(READY)
 	$(BIN)/pip wheel --quiet --no-deps -w dist .

@@ -153,6 +153,9 @@ class Size(click.ParamType):
 
     name = "WxH"
 
+    def get_metavar(self, param, ctx):
+        return self.name  # click would make capitals of it
+
     def convert(self, value, param, ctx):
         if isinstance(value, tuple):
             return value
@@ -243,9 +246,9 @@ ROW_OPTIONS = [
     option("--on-error", type=click.Choice(["fail", "drop", "keep"]), default="fail", show_default=True, help="Bad rows: left out and status 1; left out and status 0; passed on with the reason in the column 'error'."),
     option("--max-bad", type=MaxBad(), help="With --on-error drop: status 1 beyond this many bad rows, or this share of the rows."),
     option("--errors", metavar="FILE", type=Files("jsonl"), help="Write bad rows with their reasons to FILE as JSONL."),
-    option("-j", "--jobs", type=click.IntRange(1), help="Worker processes (default: the CPUs this process may use)."),
+    option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Worker processes (default: the CPUs this process may use)."),
     option("--shard", type=Shard(), help="Do only the I-th of N contiguous slices of the rows; 'mkmeta merge' joins the results."),
-    option("--engine", default="local", show_default=True, help="What runs the rows: local (under torchrun and srun, all ranks share them)."),
+    option("--engine", metavar="NAME", default="local", show_default=True, help="What runs the rows: local (under torchrun and srun, all ranks share them)."),
     option("--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Longest time for one row (default: generous, grows with the file)."),
 ]
 FILE_OPTIONS = [

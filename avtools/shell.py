@@ -7,6 +7,7 @@ colons, wildcards and `--option=` to chance.  `completions/` holds what `_AVTOOL
 
 import os
 import sys
+from collections.abc import Iterable
 
 import click
 from click.shell_completion import CompletionItem, ShellComplete, split_arg_string
@@ -88,7 +89,7 @@ class Shell(ShellComplete):
         option = word.partition("=")[0] + "=" if word.startswith("-") and "=" in word else ""
         return "".join(line + "\n" for line in self.lines(offers, option, word, "--" in args))
 
-    def lines(self, offers: list[CompletionItem], option: str, word: str, dashes: bool) -> list[str]:
+    def lines(self, offers: list[CompletionItem], option: str, word: str, dashes: bool) -> Iterable[str]:
         """The answer in the form that the shell's script reads."""
         raise NotImplementedError
 

@@ -8,7 +8,7 @@ from avtools.media.columns import SOUND_COLUMNS
 
 @row_command(files=True)
 @click.option("--rate", type=click.IntRange(1, 10_000_000), metavar="HZ", required=True, help="Samples per second.")
-@click.option("--channels", type=click.IntRange(1, 1024), default=1, show_default=True, help="1 averages all channels.")
+@click.option("--channels", type=click.IntRange(1, 1024), metavar="N", default=1, show_default=True, help="1 averages all channels.")
 @click.option("--suffix", type=click.Choice(["wav", "flac"]), default="wav", show_default=True, help="Kind of sound file; 16 bit.")
 def command(shared, **options):
     """Extract the sound of the videos of the column 'path', aligned with the picture.

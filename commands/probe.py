@@ -9,8 +9,8 @@ from avtools.errors import RowError
 
 
 @row_command()
-@click.option("--fmin", type=click.IntRange(0), help="Keep rows with at least so many frames.")
-@click.option("--fmax", type=click.IntRange(0), help="Keep rows with at most so many frames.")
+@click.option("--fmin", type=click.IntRange(0), metavar="N", help="Keep rows with at least so many frames.")
+@click.option("--fmax", type=click.IntRange(0), metavar="N", help="Keep rows with at most so many frames.")
 @click.option("--min-duration", type=FractionType(), metavar="S", help="Keep rows of at least S seconds.")
 @click.option("--max-duration", type=FractionType(), metavar="S", help="Keep rows of at most S seconds.")
 @click.option("--max-resolution", type=click.IntRange(1), metavar="N", help="Keep rows of at most N pixels (height*width).")

@@ -12,6 +12,9 @@ class Channels(click.ParamType):
 
     name = "N|keep"
 
+    def get_metavar(self, param, ctx):
+        return self.name
+
     def convert(self, value, param, ctx):
         if value == "keep" or isinstance(value, int):
             return value

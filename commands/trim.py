@@ -13,7 +13,7 @@ from avtools.errors import RowError, UsageError
 @click.option("--start", type=FractionType(), metavar="S", help="Begin here (default 0).")
 @click.option("--end", type=FractionType(positive=True), metavar="S", help="End here.")
 @click.option("--duration", type=FractionType(positive=True), metavar="S", help="Keep S seconds from --start.")
-@click.option("--crf", type=click.FloatRange(0, 63), default=18, show_default=True, help="Quality of re-encoded video.")
+@click.option("--crf", type=click.FloatRange(0, 63), metavar="N", default=18, show_default=True, help="Quality of re-encoded video.")
 @click.option("--suffix", type=click.Choice(["wav", "flac", "mp3", "m4a", "ogg", "opus"]), help="Write sound files of this kind (default: the source's if lossless, else wav).")
 @click.option("--fast", is_flag=True, help="Cut videos at key frames without re-encoding; 'spans' says where.")
 def command(shared, max_seconds, start, end, duration, fast, **options):

@@ -8,12 +8,18 @@ from avtools.cli import FractionType, Size, row_command
 
 # Chosen by benchmarks/uni_fps.py on clips other than those that it reports.
 CRF, PRESET = 20, "veryfast"
+#: x264's, for completion; other encoders have others.
+PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
+
+
+def _presets(ctx, param, start: str) -> list[str]:
+    return [name for name in PRESETS if name.startswith(start)]
 
 
 @row_command(files=True, in_place=True)
 @click.option("--fps", type=FractionType(positive=True), metavar="N", required=True, help="Frames per second: 24, 23.976 or 30000/1001.")
-@click.option("--crf", type=click.FloatRange(0, 63), default=CRF, show_default=True, help="Quality; lower is better and larger.")
-@click.option("--preset", default=PRESET, show_default=True, metavar="P", help="Speed of the encoder.")
+@click.option("--crf", type=click.FloatRange(0, 63), metavar="N", default=CRF, show_default=True, help="Quality; lower is better and larger.")
+@click.option("--preset", default=PRESET, show_default=True, metavar="P", shell_complete=_presets, help="Speed of the encoder.")
 @click.option("--encoder", default="libx264", show_default=True, metavar="NAME", help="FFmpeg's name of the encoder.")
 @click.option("--crop-resize", type=Size(), help="Cut the centre to this aspect ratio and scale it to this size.")
 def command(shared, **options):

@@ -20,7 +20,7 @@ from avtools.manual import walk
 
 SCRIPTS = {"bash": "avtools", "zsh": "_avtools", "fish": "avtools.fish"}
 HEAVY = {"av", "jsonlines", "numpy", "pandas", "pebble", "pyarrow", "soundfile", "soxr", "torch", "tqdm", "transformers", "diffusers"}
-NAMES = ["a.csv", "b.mp4", "c.txt", "with space.csv", "quo'te\".csv", "x:y.csv", "LOUD.MP4", "ünï.csv", "$HOME.csv", "w*.csv", "-dash.csv", "dir/in.csv", ".hidden.csv"]
+NAMES = ["a.csv", "b.mp4", "c.txt", "with space.csv", "quo'te\".csv", "x:y.csv", "LOUD.MP4", "ünï.csv", "$HOME.csv", "odd*.csv", "-dash.csv", "dir/in.csv", ".hidden.csv"]
 
 
 @pytest.fixture(params=SCRIPTS)
@@ -109,15 +109,14 @@ def test_offers(line, expected, shell, folder):
 
 
 def test_offers_every_command(shell, folder):
-    *paths, _ = sorted(context.command_path for context in contexts())[1:], None
-    top = [path.split()[1] for path in paths[0] if path.count(" ") == 1]
-    assert offers(shell, "avtools ", folder) == top
-    assert offers(shell, "avtools mkmeta ", folder) == [path.split()[2] for path in paths[0] if path.startswith("avtools mkmeta ")]
+    paths = [context.command_path.split() for context in contexts()]
+    assert offers(shell, "avtools ", folder) == [path[1] for path in paths if len(path) == 2]
+    assert offers(shell, "avtools mkmeta ", folder) == [path[2] for path in paths if path[1:2] == ["mkmeta"] and len(path) == 3]
 
 
 def test_offers_files_by_suffix(shell, folder):
     found = set(offers(shell, "avtools probe ", folder)) - {"./-dash.csv", "-dash.csv"}
-    assert found == {"a.csv", "b.mp4", "with space.csv", "quo'te\".csv", "x:y.csv", "LOUD.MP4", "ünï.csv", "$HOME.csv", "w*.csv", "dir"}
+    assert found == {"a.csv", "b.mp4", "with space.csv", "quo'te\".csv", "x:y.csv", "LOUD.MP4", "ünï.csv", "$HOME.csv", "odd*.csv", "dir"}
     tables = set(offers(shell, "avtools probe -o ", folder))
     assert {"a.csv", "dir"} < tables and not tables & {"b.mp4", "c.txt", "LOUD.MP4"}
 
@@ -139,7 +138,7 @@ TYPED = {  # '\t' is the TAB key; what the program is called with
     'avtools probe "x:\t': ["probe", "x:y.csv"],
     "avtools probe ü\t": ["probe", "ünï.csv"],
     "avtools probe '$\t": ["probe", "$HOME.csv"],
-    "avtools probe 'w*\t": ["probe", "w*.csv"],
+    "avtools probe od\t": ["probe", "odd*.csv"],
     "avtools probe -- -\t": ["probe", "--", "-dash.csv"],
     "avtools probe ./-\t": ["probe", "./-dash.csv"],
     "avtools probe .h\t": ["probe", ".hidden.csv"],
@@ -168,8 +167,6 @@ def test_typed_at_a_terminal(shell, folder):
         terminal.wait("ready> ")
         found = {line: terminal.type(line + "\n", r"called:(<.*>) ;") for line in TYPED}
     expected = {line: "".join(f"<{word.format(home=home)}>" for word in words) for line, words in TYPED.items()}
-    for values in found, expected:  # zsh leaves the slash at a folder's end out when the line ends there
-        values.update({line: value.replace("/>", ">") for line, value in values.items()})
     assert found == expected
 
 
@@ -180,7 +177,14 @@ class Terminal:
         self.keys, screen = os.openpty()
         fcntl.ioctl(screen, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 500, 0, 0))
         self.process = subprocess.Popen(
-            start, cwd=folder, env=env, stdin=screen, stdout=screen, stderr=screen, start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+            start,
+            cwd=folder,
+            env=env,
+            stdin=screen,
+            stdout=screen,
+            stderr=screen,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # the shell's own terminal
         )
         os.close(screen)
         self.seen = ""

@@ -5,7 +5,7 @@ import time
 import pytest
 
 import odd_functions as odd
-from avtools.engine import Task, local
+from avtools.engine import Task, local, ranked
 from avtools.errors import FatalError, RowError
 
 
@@ -108,3 +108,38 @@ def test_reading_ahead_is_bounded():
     time.sleep(0.3)
     assert len(read) < 3 * local.WINDOW
     results.close()
+
+
+class TestWorld:
+    """Who we are among the ranks of a job."""
+
+    NAMES = ["RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_ID", "SLURM_NTASKS", "SLURM_STEP_NUM_NODES", "SLURM_JOB_ID"]
+
+    @pytest.mark.parametrize(
+        "env, rank, size",
+        [
+            ({}, 0, 1),
+            ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}, 3, 8),
+            ({"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2"}, 2, 4),
+            # a batch script knows of its tasks, but is one process: waiting for others would last for ever
+            ({"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, 0, 1),
+        ],
+    )
+    def test_world(self, env, rank, size, monkeypatch):
+        for name in self.NAMES:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        world = ranked.world()
+        assert (world.rank, world.size) == (rank, size)
+
+
+def test_a_rank_that_dies_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setattr(ranked, "SIGN_OF_LIFE_S", 0.1)
+    monkeypatch.setattr(ranked, "SILENCE_S", 0.5)
+    watch = ranked._Watch(ranked.World(0, 2, 2, "j"), str(tmp_path))
+    with pytest.raises(FatalError, match="rank 1"):
+        for _ in range(100):
+            time.sleep(0.05)
+            watch.look()
+    watch.close()

@@ -14,7 +14,7 @@ from avtools.engine import Outcome, Task
 from avtools.errors import FatalError, RowError, UsageError
 
 WINDOW = 1024  # rows read ahead of the oldest unfinished one
-TASKS_PER_WORKER = 2000  # then it is replaced, so that a leaking codec stays harmless
+TASKS_PER_WORKER = 10_000  # then it is replaced, so that a leaking codec stays harmless
 
 _GONE = object()
 

@@ -15,6 +15,8 @@ from av.stream import Disposition
 
 from avtools.errors import MediaError
 
+from . import skim
+
 # Demuxers that read one file and nothing else.  Playlists and scripts (hls, dash, concat, imf, sdp, ...)
 # are left out on purpose: a "clip" that names other files or hosts must not make us open them.
 FORMATS = ",".join(
@@ -92,27 +94,26 @@ def _check_file(path) -> None:
 
 
 @contextmanager
-def open_input(path, options=None, output=None):
+def open_input(path, options=None, output=None, demux_only=False):
     """Open the media file `path` for reading; the context's value is an ``av`` input container.
 
     Only the file itself is ever read: no network, and no other file that it may name.  Decoders use one
-    thread each.  `options` go to the demuxer.  Raises :class:`MediaError` with one clear line, here and
-    for every FFmpeg error inside the ``with`` block; `output` is the file that the block writes, if any
-    (see :func:`media_errors`).
+    thread each.  `options` go to the demuxer.  With `demux_only` opening is much faster where the header
+    tells all (see :mod:`.skim`), but the picture's pixel format and colours may be unknown.  Raises
+    :class:`MediaError` with one clear line, here and for every FFmpeg error inside the ``with`` block;
+    `output` is the file that the block writes, if any (see :func:`media_errors`).
     """
     _check_file(path)
     with media_errors(path, output):
         try:
-            container = av.open(
-                url(path),
-                metadata_errors="replace",
-                container_options={
-                    "protocol_whitelist": "file",
-                    "format_whitelist": FORMATS,
-                    "pattern_type": "none",  # image2 would take "%03d" and "*" in names for patterns
-                    **(options or {}),
-                },
-            )
+            container = None
+            if demux_only and suffix_of(path) in skim.SUFFIXES:
+                container = _open(path, {**skim.CONTAINER_OPTIONS, **(options or {})}, skim.STREAM_OPTIONS)
+                if not skim.header_tells_all(container):
+                    container.close()
+                    container = None
+            if container is None:
+                container = _open(path, options or {}, {})
         except (av.error.FFmpegError, ValueError) as error:
             words = _reason(error)
             if getattr(error, "errno", None) == errno.EINVAL:  # what a format off the whitelist gives
@@ -124,6 +125,20 @@ def open_input(path, options=None, output=None):
             yield container
         finally:
             container.close()
+
+
+def _open(path, container_options, stream_options):
+    return av.open(
+        url(path),
+        metadata_errors="replace",
+        options=stream_options,
+        container_options={
+            "protocol_whitelist": "file",
+            "format_whitelist": FORMATS,
+            "pattern_type": "none",  # image2 would take "%03d" and "*" in names for patterns
+            **container_options,
+        },
+    )
 
 
 def decoder_threads(stream, count: int = 1) -> None:

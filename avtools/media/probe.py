@@ -5,6 +5,7 @@ All times are exact fractions of a second.  The clip's zero is the time of the f
 
 import os
 import re
+from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -17,6 +18,7 @@ from avtools.errors import MediaError
 
 from .columns import SOUND_COLUMNS, VIDEO_COLUMNS
 from .container import best_audio, best_video, check_sound_size, name_of, open_input, show, suffix_of
+from .suffixes import SNDFILE_SUBTYPES, is_lossless
 
 #: Sound runs on contiguously; only where its timestamps leave a gap this long (seconds) is silence inserted.
 GAP = Fraction(1, 20)
@@ -41,7 +43,6 @@ class Picture:
     start: Fraction
     duration: Fraction | None
     codec: str
-    pix_fmt: str | None
     is_image: bool
 
 
@@ -80,7 +81,7 @@ def probe(path, check: bool = False) -> MediaInfo:
     With `check` all of it is decoded: `num_frames` and durations then are what was really decoded, and
     `spans` says what is whole if the file is damaged.  Raises :class:`MediaError` if nothing is readable.
     """
-    with open_input(path) as container:
+    with open_input(path, demux_only=not check) as container:
         return _checked(container) if check else scan(container)[0]
 
 
@@ -91,7 +92,7 @@ def probe_sound(path) -> Sound:
     """
     sound = _header_sound(path)
     if sound is None:
-        with open_input(path) as container:
+        with open_input(path, demux_only=True) as container:
             sound = scan(container, picture=False)[0].sound
     if sound is None:
         raise MediaError(f"{show(path)}: has no sound; give a file that has")
@@ -148,9 +149,13 @@ def scan(container, picture: bool = True, sound: bool = True):
     skip_others(container, wanted)
     track = _PictureTrack(container, video) if video is not None else None
     tally = _SoundTally(audio) if audio is not None else None
-    with _read_to_the_end_there_is:
+    see, hear = track and track.add, tally and tally.add
+    with suppress(av.error.InvalidDataError, av.error.EOFError):  # measured up to where the file ends
         for packet in container.demux(wanted):
-            (track if packet.stream is video else tally).add(packet)  # stream_index lies on flush packets
+            if packet.stream is video:  # stream_index lies on flush packets
+                see(packet)
+            else:
+                hear(packet)
     if track is not None and track.needs_decoding():
         track.decode()
     result, timeline = track.result() if track is not None else (None, None)
@@ -163,10 +168,6 @@ def skip_others(container, wanted) -> None:
     for stream in container.streams:
         if stream.index not in indices:
             stream.discard = Discard.all
-
-
-# A file that ends in the middle is measured up to there; the check reports it.
-_read_to_the_end_there_is = suppress(av.error.InvalidDataError, av.error.EOFError)
 
 
 _IMAGE_FORMATS = re.compile(r"image2|.*_pipe$")
@@ -200,7 +201,8 @@ class _PictureTrack:
                 self.doubtful = True
         elif pts is not None and pts < self.first_key:
             self.doubtful = True
-        self.doubtful = self.doubtful or packet.is_corrupt  # half a frame: some decoders show it
+        if packet.is_corrupt:  # half a frame: some decoders show it
+            self.doubtful = True
         if packet.is_discard or (self.hides is not None and self.hides(packet)):
             return
         self.pts.append(pts)
@@ -240,7 +242,6 @@ class _PictureTrack:
             start=timeline.start,
             duration=None if self.is_image else timeline.end - timeline.start,
             codec=context.name,
-            pix_fmt=context.pix_fmt,
             is_image=self.is_image,
         ), timeline
 
@@ -321,7 +322,8 @@ def decoded(container, stream):
 
 #: Codecs whose packets all hold `frame_size` samples, so that counting needs no decoding.
 _FIXED = {"aac", "aac_latm", "mp3", "mp3float", "mp2", "mp2float", "ac3"}
-_LOSSLESS = re.compile(r"pcm_(?!mulaw|alaw|vidc)|flac|alac|wavpack|tta|ape|truehd|mlp|tak|shorten|wmalossless")
+_ENDS_ONLY = re.compile(r"mov,|mp3$|aac$|wav$")
+_LAST = 8  # packets; MP3 drops at most 4095 samples at its end
 
 
 class _SoundTally:
@@ -332,21 +334,27 @@ class _SoundTally:
         self.context = context = stream.codec_context
         self.start = None
         self.samples = 0
-        self.fixed = context.name in _FIXED
         self.block = 0
         if context.name.startswith("pcm_") and context.format is not None:
             bits = _pcm_bits(context.name)
             self.block = context.layout.nb_channels * bits // 8 if bits else 0
+        self.counts = context.name in _FIXED or self.block > 0
+        # What is to be dropped at the end is noted on the last packets; Matroska may note it on any.
+        self.last = deque(maxlen=_LAST if _ENDS_ONLY.match(stream.container.format.name) else None)
 
     def add(self, packet):
-        if self.start is None or not (self.fixed or self.block):
+        if self.start is None or not self.counts:
             self._decode(packet)
-        elif packet.size and not packet.is_discard:
-            count = packet.size // self.block if self.block else self.context.frame_size
-            if packet.has_sidedata("skip_samples"):
-                skip = bytes(packet.get_sidedata("skip_samples"))
-                count -= int.from_bytes(skip[:4], "little") + int.from_bytes(skip[4:8], "little")
-            self._count(packet.pts, packet.time_base, max(count, 0))
+            return
+        size = packet.size
+        if not size or packet.is_discard:
+            return
+        count = size // self.block if self.block else self.frame
+        if self.last.maxlen is None:
+            count -= _dropped(packet, count)
+        else:
+            self.last.append((packet, count))
+        self._count(packet.pts, count)
 
     def _decode(self, packet):
         try:
@@ -354,16 +362,19 @@ class _SoundTally:
         except (av.error.InvalidDataError, av.error.EOFError):
             return
         for frame in frames:
-            self._count(frame.pts, frame.time_base, frame.samples)
+            if self.start is None:
+                self._begin(frame)
+            self._count(frame.pts, frame.samples)
 
-    def _count(self, pts, base, samples):
-        rate = self.context.sample_rate
-        if self.start is None:
-            self.start = Fraction(0) if pts is None else pts * base
-            self.first, self.num, self.den = pts or 0, base.numerator * rate, base.denominator
-            self.gap = int(GAP * rate * self.den)
-            check_sound_size(self.stream.container, rate, self.context.layout.nb_channels)
-        elif pts is not None:
+    def _begin(self, frame):
+        rate, base = self.context.sample_rate, frame.time_base
+        self.start = Fraction(0) if frame.pts is None else frame.pts * base
+        self.first, self.num, self.den = frame.pts or 0, base.numerator * rate, base.denominator
+        self.gap, self.frame = int(GAP * rate * self.den), self.context.frame_size
+        check_sound_size(self.stream.container, rate, self.context.layout.nb_channels)
+
+    def _count(self, pts, samples):
+        if pts is not None:
             at = (pts - self.first) * self.num  # samples since the start, times den: integers are fast
             if at - self.samples * self.den >= self.gap:
                 self.samples = round(Fraction(at, self.den))
@@ -371,14 +382,23 @@ class _SoundTally:
 
     def result(self):
         context = self.context
+        self.samples -= sum(_dropped(packet, count) for packet, count in self.last)
         return Sound(
             rate=context.sample_rate,
             channels=context.layout.nb_channels,
             start=self.start or Fraction(0),
             duration=Fraction(self.samples, context.sample_rate),
             codec=context.name,
-            lossless=bool(_LOSSLESS.match(context.name)),
+            lossless=is_lossless(context.name),
         )
+
+
+def _dropped(packet, count: int) -> int:
+    """Return how many of the `count` samples of `packet` its decoder drops."""
+    if not packet.has_sidedata("skip_samples"):
+        return 0
+    skip = bytes(packet.get_sidedata("skip_samples"))
+    return min(int.from_bytes(skip[:4], "little") + int.from_bytes(skip[4:8], "little"), count)
 
 
 def _pcm_bits(codec: str) -> int:
@@ -389,10 +409,6 @@ def _pcm_bits(codec: str) -> int:
     return 8 if codec in ("pcm_mulaw", "pcm_alaw") else 0
 
 
-_SUBTYPES = {
-    "PCM_S8": "pcm_s8", "PCM_U8": "pcm_u8", "PCM_16": "pcm_s16", "PCM_24": "pcm_s24", "PCM_32": "pcm_s32",
-    "FLOAT": "pcm_f32", "DOUBLE": "pcm_f64",
-}  # fmt: skip
 _HEADER_SUFFIXES = {".wav", ".flac", ".aif", ".aiff", ".w64", ".caf", ".au"}
 
 
@@ -405,8 +421,8 @@ def _header_sound(path) -> Sound | None:
     try:
         with soundfile.SoundFile(os.fsencode(path)) as file:
             flac = file.format == "FLAC"
-            subtype = _SUBTYPES.get(file.subtype)
-            if subtype is None or file.samplerate <= 0:
+            form = SNDFILE_SUBTYPES.get(file.subtype)
+            if form is None or file.samplerate <= 0:
                 return None
             if flac:
                 # A FLAC header may claim more than a truncated file holds: look for its last sample.
@@ -419,7 +435,7 @@ def _header_sound(path) -> Sound | None:
                 channels=file.channels,
                 start=Fraction(0),
                 duration=Fraction(file.frames, file.samplerate),
-                codec="flac" if flac else subtype + ("" if subtype.endswith("8") else endian),
+                codec="flac" if flac else "pcm_s8" if file.subtype == "PCM_S8" else f"pcm_{form}{endian if form != 'u8' else ''}",
                 lossless=True,
             )
     except (soundfile.SoundFileError, OSError, ValueError, RuntimeError):
@@ -498,7 +514,7 @@ def _checked(container) -> MediaInfo:
                 for frame in track.stream.decode(None):
                     track.frames.append((frame.pts, frame.duration or 0, getattr(frame, "samples", 0)))
     name = name_of(container)
-    with open_input(container.name.removeprefix("file:")) as again:
+    with open_input(container.name.removeprefix("file:"), demux_only=True) as again:
         info = scan(again)[0]
     picture, sound = info.picture, info.sound
     if video is not None:

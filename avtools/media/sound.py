@@ -19,11 +19,7 @@ from .container import MAX_RATE, best_audio, best_video, media_errors, open_inpu
 from .probe import scan
 from .soundfiles import (  # noqa: F401  the reading side is part of this module's interface
     BLOCK,
-    LOSSLESS_SUFFIXES,
-    LOSSY_SUFFIXES,
     SAMPLE_FORMATS,
-    SUFFIXES,
-    WRITABLE_SUFFIXES,
     SoundFormat,
     decode_sound,
     default_sample_format,
@@ -36,6 +32,7 @@ from .soundfiles import (  # noqa: F401  the reading side is part of this module
     to_float,
     write_sound,
 )
+from .suffixes import LOSSLESS, WRITABLE
 
 _LONGEST = 30 * 86400  # seconds of picture; beyond it a timestamp is damaged
 _CONTEXT = 1024  # samples at the lower rate on each side that the resampling filter may look at (it needs fewer)
@@ -47,7 +44,7 @@ def output_suffix(form: SoundFormat, suffix: str | None = None) -> str:
     if suffix:
         suffix = suffix.lower()
         return suffix if suffix.startswith(".") else "." + suffix
-    return form.container if form.lossless and form.container in WRITABLE_SUFFIXES else ".wav"
+    return form.container if form.lossless and form.container in WRITABLE else ".wav"
 
 
 def conforms(sound, rate=None, channels="keep", sample_format=None) -> bool:
@@ -71,7 +68,7 @@ def extract_sound(video, out, rate: int, channels: int | str = 1, suffix: str = 
     Raises :class:`MediaError` if the video has no sound or no picture.
     """
     _check_rate(rate)
-    with _files(video, out), open_input(video) as container:
+    with _files(video, out), open_input(video, demux_only=True) as container:
         stream = best_audio(container)
         if best_video(container) is None:
             raise MediaError(f"{show(video)}: has no picture; use `resample` for sound files")
@@ -103,7 +100,7 @@ def _extract(video, container, stream, picture, out, rate, channels, suffix, sam
         chunks = _floats(_from(sound, begin - steps * ratio.denominator), _working_type(sound.format))
         for chunk in mixer.resampled(chunks, sound.format.rate, rate, steps * ratio.numerator, frames):
             write(chunk)
-    return SoundFormat(suffix, _written(suffix, sample_format), rate, mixer.outputs, frames, suffix in LOSSLESS_SUFFIXES)
+    return SoundFormat(suffix, _written(suffix, sample_format), rate, mixer.outputs, frames, suffix in LOSSLESS)
 
 
 def resample_file(src, out, rate: int, channels: int | str = "keep", sample_format=None, suffix=None) -> SoundFormat:
@@ -127,7 +124,7 @@ def resample_file(src, out, rate: int, channels: int | str = "keep", sample_form
             for chunk in chunks:
                 write(chunk)
                 count += len(chunk)
-        return SoundFormat(suffix, _written(suffix, sample_format), rate, mixer.outputs, count, suffix in LOSSLESS_SUFFIXES)
+        return SoundFormat(suffix, _written(suffix, sample_format), rate, mixer.outputs, count, suffix in LOSSLESS)
 
 
 def cut_file(src, out, start=None, end=None, suffix=None) -> SoundFormat:
@@ -153,7 +150,7 @@ def cut_file(src, out, start=None, end=None, suffix=None) -> SoundFormat:
             for chunk in chunks:
                 write(chunk)
                 count += len(chunk)
-        return SoundFormat(suffix, _written(suffix, sample_format), rate, form.channels, count, suffix in LOSSLESS_SUFFIXES)
+        return SoundFormat(suffix, _written(suffix, sample_format), rate, form.channels, count, suffix in LOSSLESS)
 
 
 # --- parts ----------------------------------------------------------------------------------------------
@@ -185,7 +182,7 @@ def _seconds(value, otherwise):
 
 
 def _written(suffix, sample_format):
-    return sample_format if suffix in LOSSLESS_SUFFIXES else None
+    return sample_format if suffix in LOSSLESS else None
 
 
 def _scaled(frames, rate_out, rate_in):

@@ -10,7 +10,6 @@ import struct
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from re import compile as regex
 
 import av
 import numpy as np
@@ -18,12 +17,7 @@ import numpy as np
 from avtools.errors import MediaError
 
 from .container import MAX_CHANNELS, MAX_RATE, MUXERS, best_audio, name_of, open_input, show
-
-#: Suffixes of sound files that can be read; of those, the lossless ones; and those that can be written.
-LOSSY_SUFFIXES = frozenset({".mp3", ".aac", ".m4a", ".ogg", ".opus", ".wma"})
-LOSSLESS_SUFFIXES = frozenset({".wav", ".flac", ".aiff", ".aif", ".caf", ".w64", ".wv"})
-SUFFIXES = LOSSY_SUFFIXES | LOSSLESS_SUFFIXES
-WRITABLE_SUFFIXES = SUFFIXES - {".wma", ".wv"}
+from .suffixes import SNDFILE_SUBTYPES, WRITABLE, is_lossless
 
 #: Sample formats by the names that `--sample-format` takes, and the bits of the integer ones.
 SAMPLE_FORMATS = ("u8", "s16", "s24", "s32", "f32", "f64")
@@ -37,10 +31,8 @@ _LONGEST_GAP = 86400  # seconds; a larger jump is a damaged timestamp, not silen
 
 _UNKNOWN = 1 << 62  # at least so many frames libsndfile reports for a FLAC stream of unstated length
 
-_LOSSLESS = regex(r"pcm_(?!mulaw|alaw|vidc)|flac|alac|wavpack|tta|ape|truehd|mlp|tak|shorten|wmalossless")
 _SNDFILE_READS = {"WAV": ".wav", "WAVEX": ".wav", "RF64": ".wav", "W64": ".w64", "FLAC": ".flac", "AIFF": ".aiff",
                   "CAF": ".caf", "AU": ".au"}  # fmt: skip
-_SUBTYPES = {"PCM_S8": "u8", "PCM_U8": "u8", "PCM_16": "s16", "PCM_24": "s24", "PCM_32": "s32", "FLOAT": "f32", "DOUBLE": "f64"}
 _SNDFILE_WRITES = {".flac": "FLAC", ".aiff": "AIFF", ".aif": "AIFF", ".caf": "CAF", ".w64": "W64", ".ogg": "OGG"}
 _ENCODERS = {".mp3": "libmp3lame", ".m4a": "aac", ".aac": "aac", ".opus": "libopus"}
 _LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
@@ -105,7 +97,7 @@ class _FileSound(SoundReader):
     def __init__(self, path, file):
         self.path, self.file = path, file
         self.format = SoundFormat(
-            _SNDFILE_READS[file.format], _SUBTYPES[file.subtype], file.samplerate, file.channels,
+            _SNDFILE_READS[file.format], SNDFILE_SUBTYPES[file.subtype], file.samplerate, file.channels,
             file.frames if file.frames < _UNKNOWN else None, True,
         )  # fmt: skip
 
@@ -165,7 +157,7 @@ class DecodedSound(SoundReader):
         if not (0 < rate <= MAX_RATE and 0 < channels <= MAX_CHANNELS):
             raise MediaError(f"{name_of(container)}: claims {channels} channels at {rate} Hz; it is damaged or must be converted")
         context = stream.codec_context
-        lossless = bool(_LOSSLESS.match(context.name))
+        lossless = is_lossless(context.name)
         self.format = SoundFormat(
             _container(container), _sample_format(context, first.format.name) if lossless else None, rate, channels, None, lossless
         )
@@ -363,7 +355,7 @@ def _sndfile(path):
         file = soundfile.SoundFile(os.path.abspath(os.fsencode(path)))  # a bare "-" would be standard input
     except (soundfile.SoundFileError, OSError, ValueError, TypeError):
         return None
-    known = file.format in _SNDFILE_READS and file.subtype in _SUBTYPES
+    known = file.format in _SNDFILE_READS and file.subtype in SNDFILE_SUBTYPES
     if known and 0 < file.samplerate <= MAX_RATE and 0 < file.channels <= MAX_CHANNELS and file.frames >= 0:
         return file
     file.close()
@@ -476,8 +468,8 @@ def encodable_rate(suffix: str, rate: int) -> int:
 
 
 def _check_output(suffix, rate, channels, sample_format):
-    if suffix not in WRITABLE_SUFFIXES:
-        raise MediaError(f"{suffix}: sound cannot be written as such; use one of {' '.join(sorted(WRITABLE_SUFFIXES))}")
+    if suffix not in WRITABLE:
+        raise MediaError(f"{suffix}: sound cannot be written as such; use one of {' '.join(sorted(WRITABLE))}")
     if not 0 < rate <= MAX_RATE:
         raise MediaError(f"sound of {rate} Hz cannot be written; choose a rate of at most {MAX_RATE} Hz")
     if sample_format not in SAMPLE_FORMATS:
@@ -611,7 +603,7 @@ class _Sndfile:
         kind = _SNDFILE_WRITES[suffix]
         # Vorbis blocks are small because libsndfile keeps each on its stack.
         self.block = 4096 if kind == "OGG" else None
-        names = {name: key for key, name in _SUBTYPES.items()}  # "u8" -> PCM_U8
+        names = {name: key for key, name in SNDFILE_SUBTYPES.items()}  # "u8" -> PCM_U8
         subtype = "VORBIS" if kind == "OGG" else names[sample_format]
         if subtype == "PCM_U8" and kind != "W64":
             subtype = "PCM_S8"

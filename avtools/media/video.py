@@ -20,29 +20,12 @@ from .container import best_audio, best_video, check_picture_size, media_errors,
 from .encoders import QUIET
 from .probe import GAP, Timeline, decoded, scan, skip_others
 
-#: Containers that hold H.264 with B-frames and exact offsets between picture and sound.
-_KEPT = (".mp4", ".m4v", ".mov", ".mkv", ".ts", ".m2ts", ".mts")
 _EDIT_LISTS = (".mp4", ".m4v", ".mov")
 _MAX_BASE = 10_000_000  # ticks per second: the finest time base that a track is given
 
 
 class ContainerRefused(SuffixRefused):
-    """The container cannot hold this sound; the next of :func:`planned_suffixes` may."""
-
-
-def planned_suffixes(suffix: str) -> list[str]:
-    """Return the suffixes to try in turn for a clip whose source has `suffix`: ".mp4" gives [".mp4", ".mkv"].
-
-    The source's container is kept if it can hold H.264 in sync; a muxer may still refuse an odd sound, which
-    is found when it is opened (:class:`ContainerRefused`).  Matroska takes everything.
-    """
-    suffix = suffix.lower()
-    return [suffix, ".mkv"] if suffix in _KEPT and suffix != ".mkv" else [".mkv"]
-
-
-def container_for(suffix: str) -> str:
-    """Return the suffix to write for a source with `suffix`: the same where it holds H.264, else ".mkv"."""
-    return planned_suffixes(suffix)[0]
+    """The container cannot hold this sound; the next of :func:`.suffixes.video_suffixes` may."""
 
 
 def frame_count(duration: Fraction, fps: Fraction) -> int:
@@ -420,7 +403,7 @@ def _split(packets, video, other):
 
 def _measured(src):
     """Return ``(picture, sound or None, timeline)`` of a video file."""
-    with open_input(src) as container:
+    with open_input(src, demux_only=True) as container:
         info, timeline = scan(container)
         return _need_picture(container, info), info.sound, timeline
 
@@ -725,10 +708,10 @@ def mux(picture_path, sound_path, out, suffix: str) -> None:
     in .mkv.  Raises :class:`ContainerRefused` if `suffix` cannot hold them.
     """
     suffix = suffix.lower()
-    with open_input(picture_path) as container:
+    with open_input(picture_path, demux_only=True) as container:
         info, _ = scan(container, sound=False)
         picture = _need_picture(container, info)
-    with open_input(sound_path) as container:
+    with open_input(sound_path, demux_only=True) as container:
         info, _ = scan(container, picture=False)
         sound = info.sound
         if sound is None:

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import fixtures as fx  # noqa: E402
 
 from avtools.errors import MediaError  # noqa: E402
+from avtools.media import skim  # noqa: E402
 from avtools.media.container import (  # noqa: E402
     best_audio,
     best_video,
@@ -34,6 +35,7 @@ from avtools.media.probe import (  # noqa: E402
     probe,
     probe_sound,
     read_back,
+    scan,
     sound_columns,
     video_columns,
 )
@@ -401,3 +403,62 @@ def test_the_outputs_disk_is_not_the_inputs_fault(made):
                 stream = out.add_stream("pcm_s16le", rate=8000)
                 for frame in fx.tone(rate=8000):
                     out.mux(stream.encode(frame))
+
+
+# --- opening without decoding -----------------------------------------------------------------------------
+
+
+def both_ways(path):
+    found = []
+    for demux_only in (False, True):
+        with open_input(path, demux_only=demux_only) as container:
+            info, timeline = scan(container)
+            found.append((info, timeline and list(timeline.ticks)))
+    return found
+
+
+def skims(path):
+    with av.open("file:" + str(path), options=skim.STREAM_OPTIONS, container_options=skim.CONTAINER_OPTIONS) as container:
+        return skim.header_tells_all(container)
+
+
+@pytest.mark.parametrize(
+    ("plain", "made"),
+    [
+        (True, {"sound": {"rate": 48000, "layout": "stereo"}}),
+        (True, {"sound": None, "size": (62, 46), "bframes": 2}),
+        (True, {"sound": None, "size": (63, 47), "pix_fmt": "yuv444p", "rotation": 90}),
+        (True, {"sound": {"rate": 44100, "start": F(1, 3)}, "size": (66, 50), "pix_fmt": "yuv422p10le"}),
+        (False, {"sound": {"rate": 22050}}),  # might be half of the true rate
+        (False, {"sound": {"rate": 48000, "codec": "ac3"}}),
+        (False, {"sound": None, "videos": 2}),
+        (False, {"sound": None, "codec": "libx265"}),
+    ],
+)
+def test_headers_that_tell_all(tmp_path, plain, made):
+    path = fx.make(tmp_path / "a.mp4", fx.vfr(40), **made)
+    assert skims(path) == plain
+    one, other = both_ways(path)
+    assert one == other
+
+
+@pytest.mark.parametrize("path", [p for p in CLIPS if p.suffix == ".mp4"], ids=lambda p: p.name)
+def test_real_headers(path):
+    one, other = both_ways(path)
+    assert one == other
+
+
+def test_a_header_that_disagrees_with_the_stream_is_not_believed(tmp_path):
+    path = Path(fx.make(tmp_path / "a.mp4", fx.even(5), size=(64, 48)))
+    data = path.read_bytes()
+    at = data.index(b"avc1", data.index(b"stsd")) + 28  # width and height in the sample entry
+    assert data[at : at + 4] == bytes((0, 64, 0, 48))
+    path.write_bytes(data[:at] + bytes((0, 32, 0, 32)) + data[at + 4 :])
+    assert not skims(path)
+    one, other = both_ways(path)
+    assert one == other
+
+
+@pytest.mark.parametrize("record", [None, b"", b"\1" * 8, b"\1\x64\0\x1f\xff\xe1\0\x08\x67\x64", b"\1\x64\0\x1f\xff\xe1\xff\xff\x67" + bytes(40)])
+def test_damaged_configuration_records(record):
+    assert skim.h264_size(record) is None
