@@ -19,7 +19,6 @@ import hashlib
 import json
 import os
 import shutil
-import sqlite3
 from collections.abc import Callable, Iterator
 
 from avtools.errors import FatalError, MediaError, RowError, SuffixRefused
@@ -160,6 +159,8 @@ class Outputs:
     """
 
     def __init__(self, policy: Policy):
+        import sqlite3  # not at start-up: commands that write no files never need it
+
         self.policy = policy
         self.active: dict[int, set[bytes]] = {}  # row in work -> places of which it will take only some
         # under ranks, the thread that does rank 0's rows is not the one that made this

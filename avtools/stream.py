@@ -166,7 +166,7 @@ class _Run:
             write(record, value, failure)
 
     def _outcomes(self, records: Iterator[tuple[int, rows.Record]]) -> Iterator[Outcome]:
-        settings = {"jobs": self._jobs(), "preload": self.work.preload, "idle": self._idle}
+        settings = {"jobs": self._jobs(), "preload": self._preload(), "idle": self._idle}
         if self.world.size == 1:
             return local.run(_work, records, self._prepare, **settings)
         return ranked.lead(self.world, self._near(), _work, records, self._prepare, self._owner, **settings)
@@ -176,11 +176,14 @@ class _Run:
         if self.policy is not None:
             self.folder = outputs.Outputs(self.policy)
         try:
-            ranked.follow(self.world, self._near(), _work, self._prepare, self._owner, jobs=self._jobs(), preload=self.work.preload)
+            ranked.follow(self.world, self._near(), _work, self._prepare, self._owner, jobs=self._jobs(), preload=self._preload())
         finally:
             if self.folder is not None:
                 self.folder.close()
         return 0
+
+    def _preload(self) -> tuple[str, ...]:
+        return __name__, self.work.function.__module__, *self.work.preload
 
     def _jobs(self) -> int:
         if self.work.inline:

@@ -119,7 +119,8 @@ def _pool(jobs: int, preload: Iterable[str]):
     from pebble import ProcessPool
 
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["avtools.engine.local", *preload])
+    # what the fork server has loaded, no worker loads again
+    context.set_forkserver_preload(["pebble", "avtools.engine.local", *preload])
     pool = ProcessPool(jobs, TASKS_PER_WORKER, initializer=_begin, context=context)
     pool.schedule(int)  # starts the workers while the first rows are read
     return pool

@@ -1,6 +1,7 @@
 """avtools mkmeta split"""
 
 import hashlib
+import itertools
 import os
 
 import click
@@ -50,7 +51,9 @@ def command(shared, ratio, by, seed, into):
     """
     from avtools.stream import Work
 
-    options = {"ratio": ratio, "by": by, "seed": seed, "key": shared.key}
+    shares = itertools.accumulate(share for _, share in ratio)
+    edges = [(name, int(edge * 2**64)) for (name, _), edge in zip(ratio, shares, strict=True)]
+    options = {"edges": edges, "by": by, "seed": seed, "key": shared.key}
 
     def begin(header: list[str]) -> dict:
         if by is not None and by not in header:
@@ -73,12 +76,7 @@ def split_row(row: dict, options: dict) -> dict:
             raise RowError(f"column {options['by']} is empty, so the row belongs to no group")
     text = f"{options['seed']}\0{value}".encode("utf-8", "surrogateescape")
     place = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
-    edge = 0
-    for name, share in options["ratio"]:
-        edge += share
-        if place < edge * 2**64:
-            return {"split": name}
-    return {"split": options["ratio"][-1][0]}
+    return {"split": next(name for name, edge in options["edges"] if place < edge)}
 
 
 class _Parts:
