@@ -6,8 +6,8 @@ import click
 
 from avtools.cli import FractionType, Size, row_command
 
-# Chosen by benchmarks/uni_fps.py on clips other than those that it reports.
-CRF, PRESET = 20, "veryfast"
+# Chosen by benchmarks/tune_uni_fps.py on clips other than those that it reports.
+CRF, PRESET = 21, "veryfast"
 #: x264's, for completion; other encoders have others.
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
 

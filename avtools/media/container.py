@@ -107,7 +107,7 @@ def open_input(path, options=None, output=None, demux_only=False):
     with media_errors(path, output):
         try:
             container = None
-            if demux_only and suffix_of(path) in skim.SUFFIXES:
+            if demux_only and beginning(path)[4:8] == b"ftyp":
                 container = _open(path, {**skim.CONTAINER_OPTIONS, **(options or {})}, skim.STREAM_OPTIONS)
                 if not skim.header_tells_all(container):
                     container.close()
@@ -241,6 +241,15 @@ def open_output(path, suffix: str, options=None):
             pass
         raise
     container.close()
+
+
+def beginning(path) -> bytes:
+    """Return the first bytes of a file, by which its kind is known whatever its name; none where it cannot be read."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read(12)
+    except (OSError, ValueError):
+        return b""
 
 
 def suffix_of(path) -> str:

@@ -17,7 +17,7 @@ from av.stream import Discard
 from avtools.errors import MediaError
 
 from .columns import SOUND_COLUMNS, VIDEO_COLUMNS
-from .container import best_audio, best_video, check_sound_size, name_of, open_input, show, suffix_of
+from .container import beginning, best_audio, best_video, check_sound_size, name_of, open_input, show
 from .suffixes import SNDFILE_SUBTYPES, is_lossless
 
 #: Sound runs on contiguously; only where its timestamps leave a gap this long (seconds) is silence inserted.
@@ -133,14 +133,15 @@ def probe_container(container) -> MediaInfo:
 # --- one pass of demuxing -------------------------------------------------------------------------------
 
 
-def scan(container, picture: bool = True, sound: bool = True):
+def scan(container, picture: bool = True, sound: bool = True, listen=None):
     """Demux a freshly opened `container` once.
 
     Returns ``(MediaInfo, Timeline)``; the timeline is that of the shown frames, None without a picture.
-    `picture` and `sound` say what to look for.  Raises :class:`MediaError` if none of it is there.
+    `picture` and `sound` say what to look for.  `listen` is given the sound's packets instead of counting them.
+    Raises :class:`MediaError` if none of it is there.
     """
     video = best_video(container) if picture else None
-    audio = best_audio(container) if sound else None
+    audio = best_audio(container) if sound or listen else None
     if video is None and audio is None:
         if picture and sound:
             raise MediaError(f"{name_of(container)}: has neither picture nor sound; is it complete?")
@@ -148,8 +149,8 @@ def scan(container, picture: bool = True, sound: bool = True):
     wanted = [stream for stream in (video, audio) if stream is not None]
     skip_others(container, wanted)
     track = _PictureTrack(container, video) if video is not None else None
-    tally = _SoundTally(audio) if audio is not None else None
-    see, hear = track and track.add, tally and tally.add
+    tally = _SoundTally(audio) if audio is not None and not listen else None
+    see, hear = track and track.add, listen or tally and tally.add
     with suppress(av.error.InvalidDataError, av.error.EOFError):  # measured up to where the file ends
         for packet in container.demux(wanted):
             if packet.stream is video:  # stream_index lies on flush packets
@@ -409,12 +410,12 @@ def _pcm_bits(codec: str) -> int:
     return 8 if codec in ("pcm_mulaw", "pcm_alaw") else 0
 
 
-_HEADER_SUFFIXES = {".wav", ".flac", ".aif", ".aiff", ".w64", ".caf", ".au"}
+_HEADERS = (b"RIFF", b"RF64", b"fLaC", b"FORM", b"riff", b"caff", b".snd")
 
 
 def _header_sound(path) -> Sound | None:
     """Measure a PCM or FLAC file from its header; None where that is not sure to be exact."""
-    if suffix_of(path) not in _HEADER_SUFFIXES or not os.path.isfile(path):
+    if not os.path.isfile(path) or not beginning(path).startswith(_HEADERS):
         return None
     import soundfile
 

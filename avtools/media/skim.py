@@ -4,9 +4,9 @@ FFmpeg decodes a key frame while it opens a file, which takes longer than readin
 H.264 and AAC the header has the same facts: :func:`header_tells_all` says where that is sure.
 """
 
-SUFFIXES = frozenset({".mp4", ".m4v", ".mov"})
-#: What keeps FFmpeg from decoding while it opens a file: of the container, and of its streams.
-CONTAINER_OPTIONS = {"probesize": "100000"}
+#: What keeps FFmpeg from decoding while it opens a file, and from parsing what the index tells: of the container,
+#: and of its streams.
+CONTAINER_OPTIONS = {"probesize": "100000", "fflags": "+noparse"}
 STREAM_OPTIONS = {"skip_frame": "all"}
 
 _HIGH = frozenset({100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135})  # profiles whose SPS tells the chroma

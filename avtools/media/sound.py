@@ -11,12 +11,11 @@ from fractions import Fraction
 import av
 import numpy as np
 import soxr
-from av.stream import Discard
 
 from avtools.errors import MediaError
 
 from .container import MAX_RATE, best_audio, best_video, media_errors, open_input, show
-from .probe import scan
+from .probe import scan, skip_others
 from .soundfiles import (  # noqa: F401  the reading side is part of this module's interface
     BLOCK,
     SAMPLE_FORMATS,
@@ -35,6 +34,7 @@ from .soundfiles import (  # noqa: F401  the reading side is part of this module
 from .suffixes import LOSSLESS, WRITABLE
 
 _LONGEST = 30 * 86400  # seconds of picture; beyond it a timestamp is damaged
+_IN_MEMORY = 1 << 25  # bytes of packets that are kept rather than read again
 _CONTEXT = 1024  # samples at the lower rate on each side that the resampling filter may look at (it needs fewer)
 _DEFAULTS = {3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 
@@ -74,21 +74,27 @@ def extract_sound(video, out, rate: int, channels: int | str = 1, suffix: str = 
             raise MediaError(f"{show(video)}: has no picture; use `resample` for sound files")
         if stream is None:
             raise MediaError(f"{show(video)}: has no sound; leave it out, or filter with `probe --require audio`")
-        picture = scan(container, sound=False)[0].picture
+        packets, size = [], 0
+
+        def keep(packet):
+            nonlocal size
+            size += packet.size
+            packets.append(packet) if size <= _IN_MEMORY else packets.clear()
+
+        picture = scan(container, sound=False, listen=keep)[0].picture
         if picture.duration is None or picture.duration > _LONGEST:
             raise MediaError(f"{show(video)}: its picture has no usable duration; is it a still image, or damaged?")
-        if container.format.name.startswith("mov,"):  # its index leads back to the first packet exactly
-            stream.discard = Discard.default
-            container.seek(-(1 << 40), stream=stream)
-            return _extract(video, container, stream, picture, out, rate, channels, suffix, sample_format)
+        if size <= _IN_MEMORY:
+            sound = decode_sound(container, stream, packets)
+            return _extract(video, sound, picture, out, rate, channels, suffix, sample_format)
         with open_input(video) as again:
-            return _extract(video, again, best_audio(again), picture, out, rate, channels, suffix, sample_format)
+            stream = best_audio(again)
+            skip_others(again, [stream])
+            sound = decode_sound(again, stream)
+            return _extract(video, sound, picture, out, rate, channels, suffix, sample_format)
 
 
-def _extract(video, container, stream, picture, out, rate, channels, suffix, sample_format):
-    for other in container.streams:
-        other.discard = Discard.default if other.index == stream.index else Discard.all
-    sound = decode_sound(container, stream)
+def _extract(video, sound, picture, out, rate, channels, suffix, sample_format):
     frames, suffix = round(picture.duration * rate), output_suffix(sound.format, suffix)
     ratio = Fraction(rate, sound.format.rate)
     begin = round((picture.start - sound.start) * sound.format.rate)  # the source's sample under the first frame

@@ -147,8 +147,8 @@ class _FileSound(SoundReader):
 class DecodedSound(SoundReader):
     """A stream decoded by FFmpeg, on the sound's clock; see :func:`decode_sound`."""
 
-    def __init__(self, container, stream):
-        self.container, self.stream = container, stream
+    def __init__(self, container, stream, packets=None):
+        self.container, self.stream, self.packets = container, stream, packets
         self._frames = self._decode()
         self._first = first = next(self._frames, None)
         if first is None:
@@ -176,6 +176,7 @@ class DecodedSound(SoundReader):
         rate, early = self.format.rate, self.format.rate  # a second of run-up, for decoders that need the past
         exact = self.container.format.name.startswith("mov,") and self.stream.time_base == Fraction(1, rate)
         if exact and frames > 30 * rate:  # timestamps count samples: jumping is exact
+            self.packets = None
             self.container.seek(self._zero + frames - early, stream=self.stream)
             again = self._decode()
             first = next(again, None)
@@ -188,13 +189,14 @@ class DecodedSound(SoundReader):
 
     def _decode(self):
         try:
-            for packet in self.container.demux(self.stream):
+            for packet in self.packets or self.container.demux(self.stream):
                 try:
                     frames = packet.decode()
                 except (av.error.InvalidDataError, av.error.EOFError):
                     continue  # the gap becomes silence by the clock
                 yield from frames
-            return
+            if not self.packets:
+                return
         except (av.error.InvalidDataError, av.error.EOFError):
             pass  # cut off: what the decoder still holds is whole
         try:
@@ -253,14 +255,15 @@ class DecodedSound(SoundReader):
         return array if self.format.lossless or array.dtype == np.float32 else to_float(array, "float32")
 
 
-def decode_sound(container, stream) -> DecodedSound:
+def decode_sound(container, stream, packets=None) -> DecodedSound:
     """Decode the sound `stream` of an open `container` (from its beginning) as a :class:`SoundReader`.
 
+    `packets`: those of the stream, where they have been read already.
     Sound begins with its first decoded sample and runs on; timestamps that leave a gap of 50 ms or more against
     the samples so far become silence, smaller and backward jumps are ignored, and what cannot be decoded is
     passed over.  Raises :class:`MediaError` if nothing can be decoded.
     """
-    return DecodedSound(container, stream)
+    return DecodedSound(container, stream, packets)
 
 
 @contextmanager

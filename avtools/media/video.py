@@ -20,6 +20,9 @@ from .container import best_audio, best_video, check_picture_size, media_errors,
 from .encoders import QUIET
 from .probe import GAP, Timeline, decoded, scan, skip_others
 
+#: How :func:`uniform_fps` encodes: chosen by benchmarks/tune_uni_fps.py.
+CRF, PRESET = 21, "veryfast"
+
 _EDIT_LISTS = (".mp4", ".m4v", ".mov")
 _MAX_BASE = 10_000_000  # ticks per second: the finest time base that a track is given
 
@@ -313,7 +316,7 @@ def _mp4_options(suffix, sound_rate):
 
 
 def uniform_fps(
-    src, out, suffix: str, fps: Fraction, crf=20, preset="veryfast", encoder="libx264", crop_resize=None
+    src, out, suffix: str, fps: Fraction, crf=CRF, preset=PRESET, encoder="libx264", crop_resize=None
 ) -> None:
     """Write `src` at the constant rate `fps` (Hz) to `out`.
 

@@ -152,5 +152,5 @@ CLIPS = sorted(
 
 NO_SOUND_FILE = {"2-GHz.wav", "65535-channels.wav", "no-rate.wav", "text.wav", "empty.wav", "fifo.mp4", "folder.mp4", "zero.mp4", "silent.mp4"}
 SOUNDS = sorted(
-    {"good.wav", "claims-4-GB.wav", "8-bit.wav", "16-channels.wav", "half-a-sample.wav", "nothing.wav", "good.mp4"} | NO_SOUND_FILE
+    {"good.wav", "claims-4-GB.wav", "8-bit.wav", "16-channels.wav", "half-a-sample.wav", "nothing.wav", "UPPER.MP4"} | NO_SOUND_FILE
 )  # fmt: skip
