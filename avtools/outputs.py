@@ -544,6 +544,8 @@ class Maker:
             os.makedirs(directory or ".", exist_ok=True)
             _hold(folder, os.path.relpath(temporary, root or "."))
             try:
+                if reason != "linked":
+                    open(temporary, "xb").close()  # refused here, it is the directory's doing and not the source's
                 build(temporary, suffix)
                 columns = measure(temporary)
                 if verify is not None:

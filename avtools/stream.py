@@ -239,7 +239,8 @@ class _Run:
             if self.folder is not None:
                 self.folder.done(number, value["targets"] if value else [])
 
-        return Task(number, record, arguments, frozenset(after), self._timeout(row), done)
+        label = next((str(row[column]) for column in ("path", "audio_path") if row.get(column)), "row")
+        return Task(number, record, arguments, frozenset(after), self._timeout(row), done, label=label)
 
     def _timeout(self, row: dict) -> float | None:
         if self.work.inline:

@@ -6,6 +6,7 @@ from fractions import Fraction
 import av
 import numpy as np
 
+REACH = 2
 EVERY = 5  # of the output's frames, each fifth is compared
 
 
@@ -45,11 +46,11 @@ class Source:
         self.path = path
 
     def shown(self, times) -> dict:
-        """For each of `times`: the frame shown then, and the next one."""
+        """For each of `times`: the frame shown then (0) and those around it (-REACH to REACH), where they are."""
         wanted: dict[int, list] = {}
         for time in times:
             k = max(0, bisect.bisect_right(self.times, time) - 1)
-            for near in (k, k + 1):
+            for near in range(max(0, k - REACH), k + REACH + 1):
                 wanted.setdefault(near, []).append((time, near - k))
         found: dict = {}
         for k, (_, luma) in enumerate(frames(self.path)):
@@ -59,7 +60,8 @@ class Source:
 
 
 def likeness(path, source: Source, lenient: bool) -> float:
-    """The mean over the frames of `path`.  `lenient`: each may also be the source's next frame (peers that round)."""
+    """The mean over the frames of `path`.  `lenient`: each is compared with whichever frame nearby it is most like,
+    since `ffmpeg -r` may show a frame more than one frame early or late, which is not to count as bad encoding."""
     made = [(time, luma) for k, (time, luma) in enumerate(frames(path)) if k % EVERY == 0]
     exact = Fraction(1, 1000)  # containers round times
     found = source.shown([time + exact for time, _ in made])

@@ -16,7 +16,7 @@ from .likeness import Source, likeness
 
 FPS = Fraction(24)
 # x264's `tune=ssim` was tried too: larger files, no better likeness at the same size.
-SETTINGS = [(preset, crf) for preset in ("superfast", "veryfast", "faster") for crf in (20, 21, 22, 23)]
+SETTINGS = [(preset, crf) for preset in ("superfast", "veryfast", "faster") for crf in (19, 20, 21, 22, 23)]
 
 
 def sources(where):

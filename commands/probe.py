@@ -76,14 +76,15 @@ def _wanted(row: dict, picture, sound, options: dict) -> bool:
 
     if "audio" in options["require"] and sound is None or "video" in options["require"] and picture is None:
         return False
-    duration = number(row, "duration") if row.get("duration") not in (None, "") else number(row, "audio_duration")
-    for value, least, most in (
-        (number(row, "num_frames"), "fmin", "fmax"),
+    duration = "duration" if row.get("duration") not in (None, "") else "audio_duration"
+    for column, least, most in (
+        ("num_frames", "fmin", "fmax"),
         (duration, "min_duration", "max_duration"),
-        (number(row, "resolution"), None, "max_resolution"),
+        ("resolution", None, "max_resolution"),
     ):
-        if least in options and (value is None or value < options[least]):
-            return False
-        if most in options and (value is None or value > options[most]):
+        if least not in options and most not in options:
+            continue
+        value = number(row, column)
+        if value is None or least in options and value < options[least] or most in options and value > options[most]:
             return False
     return True

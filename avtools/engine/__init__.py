@@ -26,6 +26,7 @@ class Task:
     timeout: float | None = None
     done: Callable[[Any], None] | None = None
     failure: str | None = None  # already bad
+    label: str = "row"  # what to call it where its function cannot
 
 
 @dataclasses.dataclass(slots=True)

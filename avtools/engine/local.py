@@ -53,7 +53,7 @@ def run(
             finish(task, None, str(error))
             return
         if pool is None:
-            finish(task, *_value(_call(function, arguments)))
+            finish(task, *_value(_call(function, arguments), task))
             return
         future = pool.schedule(_call, (function, arguments), timeout=task.timeout)
         future.add_done_callback(lambda future: events.put(("done", task, future)))
@@ -91,7 +91,7 @@ def run(
                         start(task)
             elif kind == "done":
                 task, future = what
-                finish(task, *_value(_result(future, task)))
+                finish(task, *_value(_result(future, task), task))
             elif kind == "end":
                 ended = True
             else:
@@ -150,7 +150,7 @@ def _call(function: Callable, arguments: tuple) -> tuple[str, object]:
     except UsageError as error:
         return "usage", str(error)
     except MemoryError:
-        return "row", "needs more memory than there is"
+        return "bug", "MemoryError: needs more memory than there is"
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return "fatal", f"{error.filename or 'output'}: {error.strerror}"
@@ -168,18 +168,18 @@ def _result(future, task: Task) -> tuple[str, object]:
     try:
         return future.result()
     except TimeoutError:
-        return "row", f"took longer than {task.timeout:g} s; --timeout SECONDS allows more"
+        return "row", f"{task.label}: took longer than {task.timeout:g} s; --timeout SECONDS allows more"
     except ProcessExpired as error:
         code = error.exitcode or 0
         if code == -signal.SIGKILL:
-            return "row", "its worker was killed (out of memory?); fewer --jobs leave more for each"
+            return "row", f"{task.label}: its worker was killed (out of memory?); fewer --jobs leave more for each"
         ended = signal.Signals(-code).name if code < 0 else f"status {code}"
-        return "row", f"crashed its worker ({ended}); the file may be damaged"
+        return "row", f"{task.label}: crashed its worker ({ended}); the file may be damaged"
     except BrokenProcessPool as error:
         return "fatal", f"worker processes cannot be started ({error})"
 
 
-def _value(result: tuple[str, object]) -> tuple[object, str | None]:
+def _value(result: tuple[str, object], task: Task) -> tuple[object, str | None]:
     kind, value = result
     if kind == "value":
         return value, None
@@ -191,5 +191,5 @@ def _value(result: tuple[str, object]) -> tuple[object, str | None]:
         reason, _, trace = value.partition("\n")
         if os.environ.get("AVTOOLS_DEBUG"):
             reason += "\n" + trace
-        return None, f"unexpected {reason}; AVTOOLS_DEBUG=1 shows where, please report it"
+        return None, f"{task.label}: unexpected {reason}; AVTOOLS_DEBUG=1 shows where, please report it"
     return None, value

@@ -33,8 +33,9 @@ MAX_SIDE = 1 << 15
 MAX_RATE = 10_000_000  # Hz
 MAX_CHANNELS = 1024
 
-#: Failures of the output's disk or directory; callers must see these as they are, not as a bad input.
-OUTPUT_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG})
+#: Failures of the output's disk; callers must see these as they are, not as a bad input.  Not EPERM: decoders
+#: answer damage with it.
+OUTPUT_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 
 
 def url(path) -> str:
@@ -59,8 +60,8 @@ def _reason(error: BaseException) -> str:
 def media_errors(path, output=None):
     """Turn what libraries raise while `path` is worked on into a :class:`MediaError` of one line.
 
-    With `output` (the file being written), an ``OSError`` of the disk or directory (full, quota, read-only,
-    not permitted) passes unchanged, because it is not the input's fault.
+    With `output` (the file being written), an ``OSError`` of the disk (full, quota, read-only), or one
+    that names the output, passes unchanged, because it is not the input's fault.
     """
     try:
         yield
@@ -175,6 +176,19 @@ def best_audio(container):
         raise MediaError(f"{name_of(container)}: no decoder for its sound; convert it first")
     check_sound_size(container, stream.codec_context.sample_rate, stream.codec_context.layout.nb_channels)
     return stream
+
+
+def decode(packet) -> list:
+    """Return the frames that `packet` gives; none where it is damaged.
+
+    Decoders answer damage with INVALIDDATA, but with EPERM, EINVAL, ENOSYS and more too.
+    """
+    try:
+        return packet.decode()
+    except MemoryError:
+        raise
+    except av.error.FFmpegError:
+        return []
 
 
 def name_of(container) -> str:

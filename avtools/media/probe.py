@@ -17,7 +17,7 @@ from av.stream import Discard
 from avtools.errors import MediaError
 
 from .columns import SOUND_COLUMNS, VIDEO_COLUMNS
-from .container import beginning, best_audio, best_video, check_sound_size, name_of, open_input, show
+from .container import beginning, best_audio, best_video, check_sound_size, decode, name_of, open_input, show
 from .suffixes import SNDFILE_SUBTYPES, is_lossless
 
 #: Sound runs on contiguously; only where its timestamps leave a gap this long (seconds) is silence inserted.
@@ -99,6 +99,13 @@ def probe_sound(path) -> Sound:
     return sound
 
 
+def check_pace(path, picture: Picture) -> None:
+    """Raise :class:`MediaError` where a header stretches a few frames over hours: nothing so long is written."""
+    if picture.duration is not None and picture.duration > max(3600, 600 * picture.num_frames):
+        hours = float(picture.duration / 3600)
+        raise MediaError(f"{show(path)}: {picture.num_frames} frames are said to last {hours:.1f} hours; its header is damaged")
+
+
 def video_columns(info: MediaInfo) -> dict:
     """Return the table cells (VIDEO_COLUMNS) that describe a video or image; None for what does not exist."""
     row = dict.fromkeys(VIDEO_COLUMNS)
@@ -115,7 +122,7 @@ def video_columns(info: MediaInfo) -> dict:
         )
     if sound is not None:
         row.update(sound_columns(sound))
-        if picture is not None:
+        if picture is not None and sound.duration:
             row["av_offset"] = float(sound.start - picture.start)
     return row
 
@@ -312,11 +319,7 @@ _HIDDEN = {"vp8": _hidden_vp8, "libvpx": _hidden_vp8}
 def decoded(container, stream):
     """Yield the stream's frames as its decoder gives them, passing over packets that cannot be decoded."""
     for packet in container.demux(stream):
-        try:
-            frames = packet.decode()
-        except (av.error.InvalidDataError, av.error.EOFError):
-            continue
-        yield from frames
+        yield from decode(packet)
 
 
 # --- sound ----------------------------------------------------------------------------------------------
@@ -358,11 +361,7 @@ class _SoundTally:
         self._count(packet.pts, count)
 
     def _decode(self, packet):
-        try:
-            frames = packet.decode()
-        except (av.error.InvalidDataError, av.error.EOFError):
-            return
-        for frame in frames:
+        for frame in decode(packet):
             if self.start is None:
                 self._begin(frame)
             self._count(frame.pts, frame.samples)

@@ -15,7 +15,7 @@ import soxr
 from avtools.errors import MediaError
 
 from .container import MAX_RATE, best_audio, best_video, media_errors, open_input, show
-from .probe import scan, skip_others
+from .probe import check_pace, scan, skip_others
 from .soundfiles import (  # noqa: F401  the reading side is part of this module's interface
     BLOCK,
     SAMPLE_FORMATS,
@@ -82,6 +82,7 @@ def extract_sound(video, out, rate: int, channels: int | str = 1, suffix: str = 
             packets.append(packet) if size <= _IN_MEMORY else packets.clear()
 
         picture = scan(container, sound=False, listen=keep)[0].picture
+        check_pace(video, picture)
         if picture.duration is None or picture.duration > _LONGEST:
             raise MediaError(f"{show(video)}: its picture has no usable duration; is it a still image, or damaged?")
         if size <= _IN_MEMORY:

@@ -16,7 +16,7 @@ import numpy as np
 
 from avtools.errors import MediaError
 
-from .container import MAX_CHANNELS, MAX_RATE, MUXERS, best_audio, name_of, open_input, show
+from .container import MAX_CHANNELS, MAX_RATE, MUXERS, best_audio, decode, name_of, open_input, show
 from .suffixes import SNDFILE_SUBTYPES, WRITABLE, is_lossless
 
 #: Sample formats by the names that `--sample-format` takes, and the bits of the integer ones.
@@ -190,11 +190,7 @@ class DecodedSound(SoundReader):
     def _decode(self):
         try:
             for packet in self.packets or self.container.demux(self.stream):
-                try:
-                    frames = packet.decode()
-                except (av.error.InvalidDataError, av.error.EOFError):
-                    continue  # the gap becomes silence by the clock
-                yield from frames
+                yield from decode(packet)  # of damage, nothing: the gap becomes silence by the clock
             if not self.packets:
                 return
         except (av.error.InvalidDataError, av.error.EOFError):

@@ -16,9 +16,9 @@ from av.codec.context import Flags
 
 from avtools.errors import MediaError, SuffixRefused
 
-from .container import best_audio, best_video, check_picture_size, media_errors, name_of, open_input, open_output, show
+from .container import best_audio, best_video, check_picture_size, decode, media_errors, name_of, open_input, open_output, show
 from .encoders import QUIET
-from .probe import GAP, Timeline, decoded, scan, skip_others
+from .probe import GAP, Timeline, check_pace, decoded, scan, skip_others
 
 #: How :func:`uniform_fps` encodes: chosen by benchmarks/tune_uni_fps.py.
 CRF, PRESET = 21, "veryfast"
@@ -55,6 +55,8 @@ def is_constant(timeline: Timeline, fps: Fraction) -> bool:
         return False
     step = 1 / (fps * timeline.base)
     num, den = step.numerator, step.denominator
+    if len(ticks) == 1 and abs(timeline.length * den - num) >= den:
+        return False  # a single frame's rate is its length
     return all(abs((tick - first) * den - k * num) < den for k, tick in enumerate(ticks))
 
 
@@ -329,6 +331,7 @@ def uniform_fps(
     suffix, fps = suffix.lower(), Fraction(fps)
     with media_errors(src, out):
         picture, sound, timeline = _measured(src)
+        check_pace(src, picture)
         count = frame_count(timeline.end - timeline.start, fps)
         with open_input(src, output=out) as container:
             video, audio = best_video(container), best_audio(container) if sound else None
@@ -397,18 +400,15 @@ def _split(packets, video, other):
         if packet.stream is not video:
             other(packet)
             continue
-        try:
-            frames = packet.decode()
-        except (av.error.InvalidDataError, av.error.EOFError):
-            continue
-        yield from frames
+        yield from decode(packet)
 
 
 def _measured(src):
     """Return ``(picture, sound or None, timeline)`` of a video file."""
     with open_input(src, demux_only=True) as container:
         info, timeline = scan(container)
-        return _need_picture(container, info), info.sound, timeline
+        picture = _need_picture(container, info)
+        return picture, info.sound, timeline
 
 
 def _need_picture(container, info):
@@ -476,11 +476,7 @@ def cut_video(src, out, suffix: str, start, end=None, crf=18, preset="veryfast",
                     _start_encoding(output, suffix, cutter.codec if cutter else "no")
 
                 def listen(packet):
-                    try:
-                        frames = packet.decode()
-                    except (av.error.InvalidDataError, av.error.EOFError):
-                        return
-                    for heard in frames:
+                    for heard in decode(packet):
                         early.append(heard) if cutter is None else cutter.add(heard)
 
                 held = None
@@ -624,7 +620,7 @@ def cut_fast(src, out, suffix: str, start, end=None) -> tuple[Fraction, Fraction
     suffix, start = suffix.lower(), Fraction(start)
     end = None if end is None else Fraction(end)
     with media_errors(src, out):
-        picture, sound, _ = _measured(src)
+        picture, sound, timeline = _measured(src)
         with open_input(src) as container:
             video = best_video(container)
             skip_others(container, [video])
@@ -638,12 +634,20 @@ def cut_fast(src, out, suffix: str, start, end=None) -> tuple[Fraction, Fraction
         keys = [k for k, (time, key, _, _) in enumerate(packets) if key and time <= max(start, Fraction(0))]
         first = max(keys, key=lambda k: packets[k][0], default=0)
         begin = packets[first][0]
-        wanted = [k for k, p in enumerate(packets) if k >= first and (end is None or p[0] < end)]
-        last = wanted[-1] if wanted else -1
+        last = max((k for k, p in enumerate(packets) if k >= first and (end is None or p[0] < end)), default=-1)
+        # Frames are stored after those that they refer to, so one that is shown later may be among them: all that
+        # are shown before it go along, or the cut would have a hole.
+        while last >= 0:
+            latest = max(p[0] for p in packets[first : last + 1])
+            further = max(k for k, p in enumerate(packets) if k >= first and p[0] <= latest)
+            if further == last:
+                break
+            last = further
         kept = [p for p in packets[first : last + 1] if p[0] >= max(begin, 0) and not p[3]]
         if not kept or max(p[0] + p[2] for p in kept) <= start:
             raise MediaError(f"{show(src)}: no frame in that span; it is {float(picture.duration):g} s long")
-        real_start, real_end = min(p[0] for p in kept), max(p[0] + p[2] for p in kept)
+        real_start = min(p[0] for p in kept)
+        real_end = min(max(p[0] + p[2] for p in kept), timeline.end - zero)  # packets that give no frame are not shown
         with open_input(src, output=out) as container:
             video, audio = best_video(container), best_audio(container) if sound else None
             streams = [stream for stream in (video, audio) if stream is not None]
@@ -719,6 +723,8 @@ def mux(picture_path, sound_path, out, suffix: str) -> None:
         sound = info.sound
         if sound is None:
             raise MediaError(f"{show(sound_path)}: has no sound; give a sound file")
+        if not sound.duration:
+            raise MediaError(f"{show(sound_path)}: has no samples; give a sound file that has")
     with open_input(picture_path, output=out) as seen, open_input(sound_path, output=out) as heard:
         video, audio = best_video(seen), best_audio(heard)
         skip_others(seen, [video])

@@ -29,6 +29,9 @@ def command(shared, kind, roots, null):
     """
     from avtools.stream import Work
 
+    for root in roots:
+        if root != "-" and not os.path.isdir(root):
+            raise UsageError(f"{root}: no such folder; give the folder that holds the media, or '-' for a list of paths")
     column = COLUMNS[kind]
     header = [column, "id", "relpath"]
     return Work(_as_it_is, records=_records(kind, column, roots, null), header=header, inline=True)
@@ -42,9 +45,6 @@ def _records(kind: str, column: str, roots: tuple[str, ...], null: bool):
     from avtools import rows
 
     suffixes = tuple("." + suffix for suffix in {"video": rows.VIDEO, "audio": rows.SOUND, "image": rows.IMAGE}[kind])
-    for root in roots:
-        if root != "-" and not os.path.isdir(root):
-            raise UsageError(f"{root}: no such folder; give the folder that holds the media, or '-' for a list of paths")
     for root in roots:
         paths = _listed(null, suffixes) if root == "-" else _walk(root, suffixes)
         for path, relpath in paths:
@@ -76,14 +76,14 @@ def _walk(root: str, suffixes: tuple[str, ...]):
     seen: set[tuple[int, int]] = set()
 
     def visit(folder: str, relative: str):
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:
-            return
-        seen.add((status.st_dev, status.st_ino))
         try:
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in seen:
+                return
+            seen.add((status.st_dev, status.st_ino))
             with os.scandir(folder) as entries:
                 # a folder sorts as its files will: by its name and the separator
-                found = sorted((entry.name + "/" if entry.is_dir() else entry.name) for entry in entries)
+                found = sorted((entry.name + "/" if _is_dir(entry) else entry.name) for entry in entries)
         except OSError as error:
             print(f"avtools mkmeta scan: {folder}: {error.strerror}; its files are left out", file=sys.stderr)
             return
@@ -95,3 +95,10 @@ def _walk(root: str, suffixes: tuple[str, ...]):
                 yield path, relative + name
 
     yield from visit(root, "")
+
+
+def _is_dir(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
