@@ -67,36 +67,68 @@ def group():
 
 def main(args: list[str] | None = None) -> None:
     """Run the program and exit with the documented status."""
-    from avtools.stopping import Stopped, die_by  # signal handling, no further imports
+    from avtools.stopping import Stopped, die_by, open_missing_streams, silence_output
 
+    open_missing_streams()
     if instruction := os.environ.get("_AVTOOLS_COMPLETE"):  # a shell asks what could stand at its cursor
         from avtools.shell import answer
 
         sys.exit(answer(group, instruction))
-    name = "avtools"
     try:
-        with group.make_context(name, sys.argv[1:] if args is None else list(args)) as ctx:
-            status = group.invoke(ctx)
-        sys.stdout.flush()
-    except click.exceptions.Exit as error:
-        status = error.exit_code
-    except click.ClickException as error:
-        error.show()
-        status = error.exit_code
-    except AvtoolsError as error:
-        click.echo(f"{command_path()}: {error}", err=True)
-        status = 2 if isinstance(error, UsageError) else 3 if isinstance(error, FatalError) else 1
+        with group.make_context("avtools", sys.argv[1:] if args is None else list(args)) as ctx:
+            status = _status(lambda: group.invoke(ctx))
+    except (click.exceptions.Exit, click.ClickException) as error:  # --help, and wrong usage of the group itself
+        status = _click_status(error)
     except BrokenPipeError:
         die_by("SIGPIPE")
     except (KeyboardInterrupt, click.Abort):
         die_by("SIGINT")
     except Stopped as stopped:
         die_by(stopped.signal)
+    except OSError as error:
+        status = _unwritten(error)
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         die_by("SIGPIPE")
-    sys.exit(status if isinstance(status, int) else 0)
+    except OSError as error:
+        status = status if status == 3 else _unwritten(error)
+        silence_output()
+    sys.exit(status)
+
+
+def _unwritten(error: OSError) -> int:
+    _say(f"standard output: {error.strerror}")
+    return 3
+
+
+def _status(work) -> int:
+    """The exit status of `work()`; what it raises is said in one line."""
+    try:
+        return work() or 0
+    except AvtoolsError as error:
+        _say(str(error))
+        return 2 if isinstance(error, UsageError) else 3 if isinstance(error, FatalError) else 1
+    except (BrokenPipeError, click.exceptions.Exit, click.ClickException, click.Abort):
+        raise
+    except Exception as error:
+        if os.environ.get("AVTOOLS_DEBUG"):
+            raise
+        reason = " ".join(str(error).split()) or "no reason given"
+        _say(f"unexpected {type(error).__name__}: {reason}; AVTOOLS_DEBUG=1 shows where, please report it")
+        return 3
+
+
+def _click_status(error: click.exceptions.Exit | click.ClickException) -> int:
+    if isinstance(error, click.ClickException):
+        error.show()
+    return error.exit_code
+
+
+def _say(line: str) -> None:
+    from avtools.rows.formats import shown
+
+    click.echo(f"{command_path()}: {shown(line)}", err=True)
 
 
 def command_path() -> str:
@@ -139,6 +171,8 @@ class FractionType(click.ParamType):
 
         if isinstance(value, Fraction):
             return value
+        if len(value.lower().partition("e")[2].lstrip("+-0")) > 3:
+            self.fail(f"'{value}' is out of bounds", param, ctx)  # Fraction would write out all its digits
         try:
             number = Fraction(value)
         except (ValueError, ZeroDivisionError):
@@ -146,6 +180,11 @@ class FractionType(click.ParamType):
         if number < 0 or (self.positive and number == 0):
             self.fail(f"'{value}' is not {'above zero' if self.positive else 'zero or more'}", param, ctx)
         return number
+
+
+def _is_count(text: str) -> bool:
+    """Whether `text` is a whole number above zero."""
+    return text.isascii() and text.isdecimal() and len(text) < 10 and int(text) > 0
 
 
 class Size(click.ParamType):
@@ -160,7 +199,7 @@ class Size(click.ParamType):
         if isinstance(value, tuple):
             return value
         width, _, height = value.lower().partition("x")
-        if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        if not (_is_count(width) and _is_count(height)):
             self.fail(f"'{value}' is not a size such as 512x512", param, ctx)
         return int(width), int(height)
 
@@ -174,7 +213,7 @@ class Shard(click.ParamType):
         if isinstance(value, tuple):
             return value
         index, _, count = value.partition("/")
-        if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+        if not (_is_count(index) and _is_count(count) and int(index) <= int(count)):
             self.fail(f"'{value}' is not a shard such as 1/8 (1 to 8 of 8)", param, ctx)
         return int(index), int(count)
 
@@ -288,6 +327,12 @@ def row_command(*, files: bool = False, in_place: bool = False, inputs: bool = T
                 raise UsageError("no table: give a file, or pipe one in ('--help' explains)")
             if files and shared.in_place and shared.outdir:
                 raise click.UsageError("give -d DIR or --in-place, not both")
+            from avtools.rows.formats import format_of
+
+            if shared.errors and format_of(shared.errors) not in (None, "jsonl"):
+                raise click.UsageError("--errors writes JSONL; give a name that ends in .jsonl")
+            if shared.errors == "-":
+                raise click.UsageError("--errors needs a file; standard output is for the table")
             if files and not shared.in_place and not shared.outdir:
                 raise click.UsageError("where to? give -d DIR" + ", or --in-place to replace the sources" * in_place)
             work = function(shared=shared, **{name: value for name, value in values.items() if name not in names})

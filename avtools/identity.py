@@ -1,6 +1,7 @@
 """Who wrote a file: a process's name on all hosts that share a disk, and whether it still lives."""
 
 import functools
+import hashlib
 import os
 import socket
 import time
@@ -31,7 +32,15 @@ def is_dead(name: str, path: str) -> bool:
 
 @functools.cache
 def _host() -> str:
-    return "".join(c if c.isalnum() else "_" for c in socket.gethostname())[:40]
+    """The host's name for reading, and a hash that tells hosts of like or equal names apart."""
+    name = socket.gethostname()
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            boot = file.read()
+    except OSError:
+        boot = ""
+    short = "".join(c if c.isalnum() else "_" for c in name)[:24]
+    return f"{short}_{hashlib.blake2b((name + boot).encode(), digest_size=5).hexdigest()}"
 
 
 def _start_of(pid: int) -> str | None:

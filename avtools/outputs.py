@@ -16,6 +16,7 @@ import errno
 import fcntl
 import glob
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -128,6 +129,11 @@ class Slot:
         suffixes = dict.fromkeys([*self.suffixes, *([] if self.kept is None else [self.kept])])
         return [self.stem + suffix for suffix in suffixes if self.stem + suffix not in self.taken]
 
+    def is_blocked(self) -> bool:
+        """Whether the likely place belongs to another source: a second choice would only hide that."""
+        likely = self.suffixes[0] if self.suffixes else self.kept
+        return self.stem + likely in self.taken and (self.kept is None or self.stem + self.kept in self.taken)
+
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
@@ -142,14 +148,17 @@ class Policy:
     copy: bool = True
     absolute: bool = False
     fsync: bool = True
+    settles: bool = False  # done to its own result, the operation changes nothing
 
 
 def place(row: dict, source: str) -> str:
     """Where below DIR a row's file goes, without suffix: its `relpath`, else the source's name."""
     relpath = row.get("relpath")
-    if not relpath or os.path.basename(str(relpath)) == PLACEHOLDER:
+    if relpath in (None, "") or isinstance(relpath, str) and os.path.basename(relpath) == PLACEHOLDER:
         relpath = os.path.basename(source)
-    return strip_suffix(safe_relpath(str(relpath)))
+    if not isinstance(relpath, str):
+        raise RowError(f"relpath {relpath!r} is not a path")
+    return strip_suffix(safe_relpath(relpath))
 
 
 class Outputs:
@@ -162,6 +171,7 @@ class Outputs:
         import sqlite3  # not at start-up: commands that write no files never need it
 
         self.policy = policy
+        self.folders: set[str] = set()  # in place: those of the sources
         self.active: dict[int, set[bytes]] = {}  # row in work -> places of which it will take only some
         # under ranks, the thread that does rank 0's rows is not the one that made this
         self.database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
@@ -174,6 +184,7 @@ class Outputs:
         self.journals: dict[str, int] = {}
         if not policy.in_place:
             self.folder = os.path.join(policy.outdir, FOLDER)
+            self.folders.add(self.folder)
             self._open_folder()
 
     def _open_folder(self) -> None:
@@ -265,8 +276,8 @@ class Outputs:
 
     def close(self) -> None:
         """After the workers have ended: remove what killed ones left half done."""
-        if not self.policy.in_place:
-            sweep(self.folder)
+        for folder in self.folders:
+            sweep(folder)
         self.database.close()
 
     def _slots(self, row: dict, wants: list[Want]) -> list[Slot]:
@@ -274,6 +285,7 @@ class Outputs:
         for want in wants:
             if self.policy.in_place:
                 stem, suffix = os.path.splitext(os.path.realpath(want.sources[0]))
+                self.folders.add(os.path.join(os.path.dirname(stem), FOLDER))
                 slots.append(Slot(want.sources, stem, tuple(s for s in want.suffixes[:1] if s == suffix), suffix))
             else:
                 kept = os.path.splitext(want.sources[0])[1] if want.may_keep and want.sources else None
@@ -287,7 +299,7 @@ class Outputs:
 
     def _take(self, slot: Slot, place_: str, earlier: int) -> None:
         slot.taken.add(place_)
-        if not slot.places():
+        if slot.is_blocked():
             path = os.path.join(self.policy.outdir or "", place_)
             raise RowError(
                 f"{slot.label}: its output {path} is that of another source (row {earlier + 1}); give the rows different relpath"
@@ -298,7 +310,7 @@ class Outputs:
         for place_ in slot.places():
             if os.path.realpath(os.path.join(self.policy.outdir, place_)) in sources:
                 slot.taken.add(place_)
-                if not slot.places():
+                if slot.is_blocked():
                     raise RowError(f"{slot.label}: its output would replace a source; use --in-place or another -d DIR")
 
     def _records(self, target: bytes) -> Iterator[dict]:
@@ -434,8 +446,8 @@ class Made:
 class Maker:
     """Makes the files of one row, in the working process.
 
-    `notes` tells the reading process what became of each: (place, journal or None, position) in `targets`,
-    a line for `--why` in `why`.
+    What became of each, for the reading process: `targets` (place, journal or None, position), `counts`, and
+    `why`, a line for `--why`.
     """
 
     def __init__(self, policy: Policy, slots: dict[str, Slot]):
@@ -521,7 +533,10 @@ class Maker:
         if record["target"] in slot.taken or not _is_file(os.path.join(root, record["target"]), record["output"]):
             return "the output is missing or was changed"
         if self.policy.in_place:
-            return None if wanted in record["history"] else "not done to it before"
+            history = record["history"]
+            if self.policy.settles:  # what counts is the last time: a rate of 8000 is gone after one of 4000
+                history = [done for done in history if done.split(" ", 1)[0] == self.policy.operation][-1:]
+            return None if wanted in history else "not done to it before"
         if record["history"][-1] != wanted:
             return "made by another operation or other options"
         sources = zip(slot.sources, states, record["sources"], strict=False)
@@ -580,7 +595,8 @@ class Maker:
         self.targets.append((record["target"], journal, position))
         kind = {"reused": "reused", "linked": "unchanged"}.get(reason, "made")
         self.counts[kind] += 1
-        self.why.append(f"{path}: {kind} ({reason})")
+        told = {"reused": "same source, operation and options", "linked": "needs no change"}.get(reason, reason)
+        self.why.append(f"{path}: {kind} ({told})")
         return Made(os.path.abspath(path) if self.policy.absolute else path, record["columns"])
 
 
@@ -630,7 +646,7 @@ def _hold(folder: str, temporary: str) -> None:
     os.ftruncate(_hands[path], len(line))
 
 
-_seen: dict[str, dict[str, tuple[int, dict[str, list[dict]]]]] = {}
+_seen: dict[str, dict[str, tuple[int, dict[str, list[int]]]]] = {}  # folder -> journal -> read so far, places
 
 
 def _in_place_records(folder: str, name: str) -> list[dict]:
@@ -640,8 +656,9 @@ def _in_place_records(folder: str, name: str) -> list[dict]:
         end, by_name = seen.get(path, (0, {}))
         size = os.stat(path).st_size
         if size != end:
-            for record, _ in read_journal(path, end):
-                by_name.setdefault(record["target"], []).append(record)
+            for record, position in read_journal(path, end):
+                by_name.setdefault(record["target"], []).append(position)
             seen[path] = (size, by_name)
-    found = [record for _, by_name in seen.values() for record in by_name.get(name, [])]
+    places = [(path, position) for path, (_, by_name) in seen.items() for position in by_name.get(name, [])]
+    found = [record for path, position in places for record, _ in itertools.islice(read_journal(path, position), 1)]
     return sorted(found, key=lambda record: record["output"][1], reverse=True)

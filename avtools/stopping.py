@@ -29,14 +29,37 @@ def raise_on_signals() -> None:
             signal.signal(number, stop)
 
 
+def open_missing_streams() -> None:
+    """Give a program that was started with closed streams some that fail when used.
+
+    Else the next files that are opened would get the descriptors 0 to 2, and the table or a message would be
+    written into one of them.
+    """
+    modes = {0: os.O_WRONLY, 1: os.O_RDONLY, 2: os.O_WRONLY}
+    for number, mode in modes.items():
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, mode)  # takes the lowest free one: this
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w", closefd=False))
+
+
+def silence_output() -> None:
+    """What is left in the buffer of standard output cannot be written, and must not be tried again at exit."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except OSError:
+        pass
+
+
 def die_by(name: str) -> None:
     """End this process by the signal `name`, so that the caller's shell sees the truth (141 for SIGPIPE)."""
     number = getattr(signal, name)
-    try:  # what is left in the buffers has no reader any more
-        devnull = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(devnull, sys.stdout.fileno())
-    except (OSError, ValueError, AttributeError):
-        pass
+    if util := sys.modules.get("multiprocessing.util"):
+        util._run_finalizers()  # a signal runs no exit handlers: its folder of sockets would stay in TMPDIR
+    silence_output()
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
     os._exit(128 + number)

@@ -19,7 +19,7 @@ from typing import Any
 from avtools import outputs, rows
 from avtools.cli import Shared, command_path
 from avtools.engine import Outcome, Task, check_engine, cpus, local, ranked
-from avtools.errors import FatalError, RowError, UsageError
+from avtools.errors import AvtoolsError, FatalError, RowError, UsageError
 from avtools.stopping import raise_on_signals
 
 STATUS_EVERY_S = 30
@@ -36,10 +36,10 @@ class Work:
 
     `columns`: the columns that it sets, or a function of the header that tells.  `needs`: the table must
     have at least one of these.  `wants(row, options)`: the files that a row asks for.  `operation`:
-    name/version under which they are recorded; a new version makes them anew.  `records` and `header`:
-    rows that the command makes itself instead of reading a table.  `preload`: modules that workers use.
-    For inline work: `begin(header)` gives the options once the header is known; `tee` is a second writer
-    (open, write, commit, discard); `report()` gives lines for the end.
+    name/version under which they are recorded; a new version makes them anew.  `records`:
+    makes the rows instead of a table; given a standard input to read, it returns header, format and rows.  `preload`: modules that workers use.
+    For inline work: `begin(header)` gives the options once the header is known; `report()` gives lines for the
+    end.  `tees`: further writers (open(columns, header, format), write(row), commit(), discard()).
     """
 
     function: Callable
@@ -50,13 +50,17 @@ class Work:
     operation: str = ""
     inline: bool = False
     preload: tuple[str, ...] = ()
-    records: Iterable[rows.Record] | None = None
-    header: list[str] | None = None
-    output_format: str = "csv"
+    records: Callable[[Any], tuple[list[str], str, Iterable[rows.Record]]] | None = None
     begin: Callable[[list[str]], dict] | None = None
     report: Callable[[], list[str]] | None = None
-    tee: Any = None
+    tees: tuple = ()
+    settles: bool = False  # done to its own result, the operation changes nothing
     sees_errors: bool = False  # rows that came with an `error` are worked on too, not passed through
+
+
+def as_it_is(row: dict, options: dict) -> dict:
+    """The function of commands that choose or order rows and change none."""
+    return {}
 
 
 def run(work: Work, shared: Shared) -> int:
@@ -79,6 +83,8 @@ class _Run:
         self.in_ = self.out = self.kept = self.filtered = self.bad = self.passed = 0
         self.files: collections.Counter[str] = collections.Counter()
         self.writer: rows.Writer | None = None
+        self.error_writer: rows.Writer | None = None
+        self.writers: list = []  # all that have not been committed
         self.folder: outputs.Outputs | None = None
         # Work that costs less than passing the row on is done where the row is read, unless reading could
         # block in a place where finished rows cannot be flushed first.
@@ -95,63 +101,74 @@ class _Run:
                 copy=shared.copy,
                 absolute=shared.absolute,
                 fsync=shared.fsync,
+                settles=work.settles,
             )
 
     # --- the reading and writing process ---------------------------------------------------------------
 
     def lead(self) -> int:
         work, shared = self.work, self.shared
-        source = None
         if work.records is None:
             source = rows.open_rows(shared.inputs, shared.from_format, shared.shard, stdin=_Stdin(self))
             header, default_format = source.columns, source.format
             self._check_needs(header, default_format)
+            records, before = enumerate(source, source.first), source.before()
         else:
-            header, default_format = work.header, work.output_format
+            header, default_format, made = work.records(_Stdin(self))
+            records, before = enumerate(_slice(made, shared.shard)), ()
         if work.begin is not None:
             work.options = work.begin(header)
         declared = work.columns(header) if callable(work.columns) else work.columns
         columns = list(dict.fromkeys([*header, *declared, *(["error"] if shared.on_error == "keep" else [])]))
         if self.policy is not None:
             self.folder = outputs.Outputs(self.policy)
-            for number, record in enumerate(source.before() if source is not None else ()):
-                self.folder.reserve(number, record.row, functools.partial(work.wants, record.row, work.options))
-        self.writer = rows.open_writer(shared.output, shared.to_format, columns, default_format)
-        if work.tee is not None:
-            work.tee.open(columns, shared.to_format or rows.format_of(shared.output or "") or default_format)
-        self.error_writer = rows.open_writer(shared.errors, "jsonl", [], "jsonl") if shared.errors else None
-        self.progress = _Progress(self, shared)
-        if shared.verbose:
-            where = f"; {shared.outdir} has {self.folder.count()} recorded files" if shared.outdir else ""
-            self.say(f"{self._jobs() or 'no'} worker processes; columns: {', '.join(columns)}{where}")
-        records = enumerate(source, source.first) if source is not None else enumerate(_slice(work.records, shared.shard))
-        done = False
         try:
-            if self.direct:
-                self._do_directly(records)
-            else:
-                for outcome in self._outcomes(records):
-                    self._write(outcome.task.row, outcome.value, outcome.failure)
-            self.writer.commit()
-            if work.tee is not None:
-                work.tee.commit()
-            done = True
-        except OSError as error:
-            if isinstance(error, BrokenPipeError):
-                raise
-            raise FatalError(f"{shared.output or 'standard output'}: {error.strerror or error}") from None
+            for number, record in enumerate(before if self.folder is not None else ()):
+                self.folder.reserve(number, record.row, functools.partial(work.wants, record.row, work.options))
+            self._open_writers(columns, header, default_format)
+            self.progress = _Progress(self, shared)
+            if shared.verbose:
+                where = f"; {shared.outdir} has {self.folder.count()} recorded files" if shared.outdir else ""
+                self.say(f"{self._jobs() or 'no'} worker processes; columns: {', '.join(columns)}{where}")
+            try:
+                if self.direct:
+                    self._do_directly(records)
+                else:
+                    for outcome in self._outcomes(records):
+                        self._write(outcome.task.row, outcome.value, outcome.failure)
+                while self.writers:
+                    self.writers[0].commit()
+                    del self.writers[0]
+            finally:
+                self.progress.close()
         finally:
-            self.progress.close()
-            if not done:
-                self._flush_finished()
-                self.writer.discard()
-                if work.tee is not None:
-                    work.tee.discard()
-            if self.error_writer is not None:
-                self.error_writer.commit()
+            self._give_up_writers()
             if self.folder is not None:
                 self.folder.close()
         return self._report()
+
+    def _open_writers(self, columns: list[str], header: list[str], default_format: str) -> None:
+        work, shared = self.work, self.shared
+        self.writer = rows.open_writer(shared.output, shared.to_format, columns, default_format)
+        self.writers.append(self.writer)
+        if shared.errors:
+            self.error_writer = rows.open_writer(shared.errors, "jsonl", [], "jsonl")
+            self.writers.append(self.error_writer)
+        for tee in work.tees:
+            tee.open(columns, header, shared.to_format or rows.format_of(shared.output or "") or default_format)
+            self.writers.append(tee)
+
+    def _give_up_writers(self) -> None:
+        """After a run that could not be finished: hand on the rows that are (to a file they go only with the whole)."""
+        for writer in self.writers:
+            try:
+                if writer is self.error_writer:
+                    writer.commit()
+                elif writer is self.writer and self.shared.output in (None, "-"):
+                    writer.flush()
+            except (OSError, AvtoolsError):
+                pass  # what ended the run is what counts
+            writer.discard()
 
     def _do_directly(self, records: Iterator[tuple[int, rows.Record]]) -> None:
         function, options, write, sees_errors = self.work.function, self.work.options, self._write, self.work.sees_errors
@@ -169,14 +186,14 @@ class _Run:
         settings = {"jobs": self._jobs(), "preload": self._preload(), "idle": self._idle}
         if self.world.size == 1:
             return local.run(_work, records, self._prepare, **settings)
-        return ranked.lead(self.world, self._near(), _work, records, self._prepare, self._owner, **settings)
+        return ranked.lead(self.world, self._near(), command_path(), _work, records, self._prepare, self._owner, **settings)
 
     def follow(self) -> int:
         """On ranks above 0: take this rank's rows of the shared table, leave the results to rank 0."""
         if self.policy is not None:
             self.folder = outputs.Outputs(self.policy)
         try:
-            ranked.follow(self.world, self._near(), _work, self._prepare, self._owner, jobs=self._jobs(), preload=self._preload())
+            ranked.follow(self.world, self._near(), command_path(), _work, self._prepare, self._owner, jobs=self._jobs(), preload=self._preload())
         finally:
             if self.folder is not None:
                 self.folder.close()
@@ -191,8 +208,7 @@ class _Run:
         if self.shared.jobs:
             return self.shared.jobs
         share = max(1, cpus() // self.world.local_size)
-        only_media = bool(self.shared.inputs) and all(rows.kind_of(path) in ("video", "sound", "image") for path in self.shared.inputs)
-        return min(share, len(self.shared.inputs)) if only_media else share
+        return min(share, _rows_in(self.shared.inputs, 1 << 16) or share)  # 64 processes for 2 rows only cost time
 
     def _near(self) -> str | None:
         if self.shared.outdir:
@@ -239,7 +255,7 @@ class _Run:
             if self.folder is not None:
                 self.folder.done(number, value["targets"] if value else [])
 
-        label = next((str(row[column]) for column in ("path", "audio_path") if row.get(column)), "row")
+        label = next((row[column] for column in ("path", "audio_path") if row.get(column) and isinstance(row[column], str)), "row")
         return Task(number, record, arguments, frozenset(after), self._timeout(row), done, label=label)
 
     def _timeout(self, row: dict) -> float | None:
@@ -273,16 +289,20 @@ class _Run:
             elif isinstance(cells, dict):
                 self.kept += self._put(record, [{**record.row, **cells}])
             else:
-                group = {"group": rows.key_of(record.row, self.shared.key)}
-                self.kept += self._put(record, [{**record.row, **group, **one} for one in cells])
+                try:
+                    group = {"group": rows.key_of(record.row, self.shared.key)}
+                except RowError as error:
+                    self._bad(record, str(error))
+                else:
+                    self.kept += self._put(record, [{**record.row, **group, **one} for one in cells])
         self.progress.update()
 
     def _put(self, record: rows.Record, made: list[dict]) -> bool:
         try:
             for row in made:
                 self.writer.write(row)
-                if self.work.tee is not None:
-                    self.work.tee.write(row)
+                for tee in self.work.tees:
+                    tee.write(row)
                 self.out += 1
         except RowError as error:
             self._bad(record, str(error), keep=False)
@@ -295,16 +315,11 @@ class _Run:
         if self.error_writer is not None:
             self.error_writer.write({**record.row, "error": reason})
         if keep and self.shared.on_error == "keep":
-            self.writer.write({**record.row, "error": reason})
-            self.out += 1
-
-    def _flush_finished(self) -> None:
-        """On the way out, hand on the rows that are finished (to a file they go only with the whole)."""
-        if self.shared.output in (None, "-"):
             try:
-                self.writer.flush()
-            except (OSError, FatalError):
-                pass  # what ended the run is what counts
+                self.writer.write({**record.row, "error": reason})
+                self.out += 1
+            except RowError as error:  # the row cannot even be written
+                self.say(f"{record.origin}: {error}", always=True)
 
     def _idle(self) -> float | None:
         self.writer.flush()
@@ -380,7 +395,7 @@ class _Progress:
         self.run, self.begun = run, time.monotonic()
         self.next = float("inf") if shared.quiet else self.begun + STATUS_EVERY_S
         self.bar = None
-        if not shared.quiet and sys.stderr.isatty():
+        if not shared.quiet and sys.stderr is not None and sys.stderr.isatty():
             from tqdm import tqdm
 
             self.bar = tqdm(total=_rows_in(shared.inputs), unit="row", desc=command_path(), dynamic_ncols=True, file=sys.stderr)
@@ -410,25 +425,27 @@ class _Progress:
         self.next = now + STATUS_EVERY_S
 
     def say(self, line: str) -> None:
-        # A name may hold bytes that are no text, or control characters that would act on a terminal.
-        line = "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in line)
+        line = rows.shown(line)  # names may hold control characters that would act on a terminal
         if self.bar is not None:
             self.bar.write(line, file=sys.stderr)
         else:
-            print(line, file=sys.stderr, flush=True)
+            try:
+                print(line, file=sys.stderr, flush=True)
+            except (OSError, ValueError):
+                pass  # a full or closed standard error is no reason to lose rows
 
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
 
 
-def _rows_in(inputs: tuple[str, ...]) -> int | None:
-    """About how many rows the inputs hold (by their line ends), where that costs nothing to know."""
+def _rows_in(inputs: tuple[str, ...], largest: int = 1 << 28) -> int | None:
+    """About how many rows the inputs hold (by their line ends), where no table has more than `largest` bytes."""
     total = 0
     for path in inputs:
         if rows.kind_of(path) in ("video", "sound", "image"):
             total += 1
-        elif rows.format_of(path) in ("csv", "tsv", "jsonl") and os.path.isfile(path) and os.path.getsize(path) < 1 << 28:
+        elif rows.format_of(path) in ("csv", "tsv", "jsonl") and os.path.isfile(path) and os.path.getsize(path) < largest:
             with open(path, "rb") as file:
                 total += sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
             total -= rows.format_of(path) != "jsonl"

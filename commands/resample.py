@@ -18,7 +18,7 @@ class Channels(click.ParamType):
     def convert(self, value, param, ctx):
         if value == "keep" or isinstance(value, int):
             return value
-        if not value.isdigit() or not 0 < int(value) <= 1024:
+        if not (value.isascii() and value.isdecimal() and 0 < int(value[:9]) <= 1024):
             self.fail(f"'{value}' is neither a channel count nor 'keep'", param, ctx)
         return int(value)
 
@@ -39,7 +39,7 @@ def command(shared, **options):
     """
     from avtools.stream import Work
 
-    return Work(resample_row, options, needs=("audio_path",), wants=wants, operation="resample/1", preload=("avtools.media.sound",))
+    return Work(resample_row, options, needs=("audio_path",), wants=wants, operation="resample/1", settles=True, preload=("avtools.media.sound",))
 
 
 def wants(row: dict, options: dict):

@@ -84,8 +84,7 @@ def command(shared, count, **options):
         wants=wants,
         operation="synth/1",
         preload=("avtools.synth.write", "avtools.synth.sound", "avtools.media.soundfiles", "avtools.media.probe"),
-        records=records,
-        header=list(COLUMNS),
+        records=lambda stdin: (list(COLUMNS), "csv", records),
     )
 
 

@@ -34,7 +34,7 @@ def command(shared, **options):
     """
     from avtools.stream import Work
 
-    return Work(uni_fps_row, options, needs=("path",), wants=wants, operation="uni-fps/1", preload=("avtools.media.video",))
+    return Work(uni_fps_row, options, needs=("path",), wants=wants, operation="uni-fps/1", settles=True, preload=("avtools.media.video",))
 
 
 def wants(row: dict, options: dict):

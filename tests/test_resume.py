@@ -327,3 +327,38 @@ class mounted:
 
     def __exit__(self, *_):
         subprocess.run(["umount", "-l", str(self.folder)])
+
+
+def test_the_later_of_two_rows_is_the_bad_one(sources, avtools):
+    """A second choice of container must not let a conflict pass and hit an innocent row."""
+    fx.make(avtools.folder / "c.mkv", fx.even(10))
+    table = f"path,relpath\n{sources}/0.mp4,x/a.mp4\n{sources}/1.mp4,x/a.mp4\nc.mkv,x/a.mkv\n"
+    done = avtools("uni-fps", "--fps", "5", "-d", "out", "--no-fsync", input=table, status=1)
+    assert [line.split(",")[0] for line in done.stdout.splitlines()[1:]] == ["out/x/a.mp4", "out/x/a.mkv"]
+    assert "1.mp4" in done.stderr and "row 1" in done.stderr
+
+
+def test_the_source_s_folder_as_output(sources, avtools):
+    (avtools.folder / "a.mp4").write_bytes((sources / "0.mp4").read_bytes())
+    done = avtools("uni-fps", "--fps", "5", "a.mp4", "-d", ".", status=1)
+    assert "would replace" in done.stderr and not (avtools.folder / "a.mkv").exists()
+
+
+def test_in_place_there_and_back(sources, avtools):
+    import soundfile
+
+    (avtools.folder / "a.wav").write_bytes((sources / "0.wav").read_bytes())
+    for rate in (8000, 4000, 8000):
+        avtools("resample", "--rate", rate, "--in-place", "a.wav")
+        assert soundfile.info(str(avtools.folder / "a.wav")).samplerate == rate
+
+
+def test_in_place_leaves_nothing_after_a_signal(sources, avtools):
+    for k in range(4):
+        (avtools.folder / f"{k}.mp4").write_bytes((sources / f"{k}.mp4").read_bytes())
+    process = avtools.start("uni-fps", "--fps", "200", "--preset", "slower", "--in-place", *[f"{k}.mp4" for k in range(4)])
+    while not list(avtools.folder.glob(".*.tmp")):
+        time.sleep(0.01)
+    process.terminate()
+    process.communicate()
+    assert not list(avtools.folder.glob(".*.tmp"))

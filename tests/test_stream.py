@@ -295,3 +295,99 @@ def test_a_cell_that_is_no_path(value, line, clips, avtools):
     done = avtools(*line, input="".join(json.dumps(row) + "\n" for row in rows), status=1)
     assert "Traceback" not in done.stderr and "unexpected" not in done.stderr
     assert "<stdin>:1: " in done.stderr and done.stdout.splitlines()[-1].count("1.mp4")
+
+
+class TestStreamsThatAreMissing:
+    @pytest.mark.parametrize("line", ["probe {clip}", "--help"])
+    @pytest.mark.parametrize("closed, status", [(">&-", 3), (">/dev/full", 3), ("2>&-", 0), ("2>/dev/full", 0)])
+    def test_closed_or_full(self, line, closed, status, clips, avtools):
+        done = avtools.pipe(f"avtools {line.format(clip=clips / '0.mp4')} {closed}", status=status)
+        assert "Traceback" not in done.stderr and done.stderr.count("\n") <= 1
+
+    def test_table_is_written_without_standard_error(self, clips, avtools):
+        avtools.pipe(f"avtools probe {clips / '0.mp4'} -o t.csv 2>&- <&-")
+        assert (avtools.folder / "t.csv").read_text().count("\n") == 2
+
+
+class TestTwoOutputsInOne:
+    @pytest.mark.parametrize("line", ["probe t.csv -o x.jsonl --errors x.jsonl", "mkmeta split t.csv --ratio a=0.5,b=0.5 --into s -o s/a.csv"])
+    def test_refused(self, line, clips, avtools):
+        (avtools.folder / "t.csv").write_text(f"path\n{clips / '0.mp4'}\n")
+        (avtools.folder / "s").mkdir()
+        done = avtools(*line.split(), status=2)
+        assert "two outputs" in done.stderr
+        assert not list(avtools.folder.rglob("*.tmp"))
+
+    @pytest.mark.parametrize("name", ["-", "bad.csv"])
+    def test_errors_are_jsonl_in_a_file(self, name, avtools):
+        assert "--errors" in avtools("probe", "--errors", name, input="path\n", status=2).stderr
+
+
+def test_no_leftovers_when_a_later_writer_fails(clips, avtools):
+    (avtools.folder / "f").write_text("")
+    (avtools.folder / "t.csv").write_text(f"path,id\n{clips / '0.mp4'},a\n")
+    avtools("probe", "t.csv", "-o", "x.csv", "--errors", "no/e.jsonl", status=2)
+    avtools("mkmeta", "split", "t.csv", "--ratio", "a=1", "--into", "f", "-o", "x.csv", status=2)
+    avtools("mkmeta", "join", "table", "--with", "no.csv", "--on", "id", "--take", "x", "--unmatched", "u.csv", "t.csv", status=2)
+    assert sorted(path.name for path in avtools.folder.iterdir()) == ["f", "t.csv"]
+
+
+def test_a_cell_nested_too_deeply(clips, avtools):
+    deep = '{"path":' + "[" * 900 + "]" * 900 + "}\n"
+    done = avtools("probe", "--from", "jsonl", input=deep + '{"path": "%s"}\n' % (clips / "0.mp4"), status=1)
+    assert done.stdout.count("\n") == 1 and len(done.stderr) < 500
+
+
+def test_shuffled_shards_make_the_whole(avtools):
+    (avtools.folder / "t.csv").write_text("id\n" + "".join(f"{k}\n" for k in range(100)))
+    parts = [avtools("mkmeta", "shuffle", "t.csv", "--shard", f"{k}/3").stdout.splitlines()[1:] for k in (1, 2, 3)]
+    assert sum(parts, []) == avtools("mkmeta", "shuffle", "t.csv").stdout.splitlines()[1:]
+    assert sorted(sum(parts, []), key=int) == list(map(str, range(100)))
+
+
+def test_keep_goes_on_where_a_row_cannot_even_be_kept(clips, avtools):
+    rows = [{"path": "/no1"}, {"path": "/no2", "x": 1}, {"path": str(clips / "0.mp4")}]
+    done = avtools("probe", "--to", "csv", "--on-error", "keep", input="".join(json.dumps(row) + "\n" for row in rows))
+    assert "0.mp4" in done.stdout and "--to jsonl" in done.stderr and "3 rows in" in done.stderr
+
+
+def test_parquet_holds_numbers_beside_text(clips, avtools):
+    (avtools.folder / "t.csv").write_text(f"path,num_frames\nplaceholder.mp4,96\n{clips / '0.mp4'},1\n")
+    avtools("probe", "t.csv", "-o", "t.parquet")
+    assert avtools("mkmeta", "merge", "t.parquet", "--to", "csv").stdout == avtools("probe", "t.csv").stdout
+
+
+@pytest.mark.parametrize("line", [["uni-fps", "--fps", "1e99999999"], ["mkmeta", "split", "--ratio", "a=1e99999999"], ["probe", "--shard", "²/²"], ["uni-fps", "--fps", "5", "--crop-resize", "²x²"], ["resample", "--rate", "8000", "--channels", "²"]])
+def test_numbers_out_of_bounds(line, avtools):
+    done = avtools(*line, *(["-d", "o"] if line[0] in ("uni-fps", "resample") else []), input="path\n", status=2)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_signal_leaves_nothing_in_tmpdir(clips, avtools):
+    (avtools.folder / "tmp").mkdir()
+    process = avtools.start("probe", "-q", stdin=subprocess.PIPE, env={**os.environ, "TMPDIR": str(avtools.folder / "tmp")})
+    process.stdin.write(f"path\n{clips / '0.mp4'}\n".encode())
+    process.stdin.flush()
+    process.stdout.readline(), process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    avtools.wait_for_workers()
+    assert not list((avtools.folder / "tmp").iterdir())
+
+
+class TestRanksThatLoseTheirFirst:
+    @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+    def test_the_others_end(self, number, clips, avtools, monkeypatch):
+        (avtools.folder / "t.csv").write_text("path,relpath\n" + "".join(f"{clips / '0.mp4'},{k}.mp4\n" for k in range(3000)))
+        start = TestRanks().start
+        runs = [start(avtools, rank, 2, f"{os.getpid()}k{number}", "uni-fps", "--fps", "7", "-d", "o", "t.csv", "-j1") for rank in (0, 1)]
+        while not list((avtools.folder / "o").glob("*.mp4")):
+            time.sleep(0.05)
+        runs[0].send_signal(number)
+        if number == signal.SIGTERM:  # a clean end takes the meeting place away; after SIGKILL, silence is waited for
+            out, err = runs[1].communicate(timeout=60)
+            assert runs[1].returncode == 3 and b"rank 0 has ended" in err and b"Traceback" not in err
+        else:
+            runs[1].kill()
+            runs[1].communicate()
+        runs[0].communicate()

@@ -4,6 +4,7 @@ import collections
 import errno
 import multiprocessing
 import os
+import pickle
 import queue
 import signal
 import threading
@@ -55,7 +56,12 @@ def run(
         if pool is None:
             finish(task, *_value(_call(function, arguments), task))
             return
-        future = pool.schedule(_call, (function, arguments), timeout=task.timeout)
+        try:  # here, because what does not pickle would end the pool's own thread
+            payload = pickle.dumps((function, arguments), pickle.HIGHEST_PROTOCOL)
+        except (RecursionError, pickle.PicklingError, TypeError, AttributeError) as error:
+            finish(task, None, f"{task.label}: cannot be passed to a worker ({error})")
+            return
+        future = pool.schedule(_call_pickled, (payload,), timeout=task.timeout)
         future.add_done_callback(lambda future: events.put(("done", task, future)))
 
     def finish(task: Task, value, failure: str | None) -> None:
@@ -116,13 +122,30 @@ def _read(rows: Iterable, events: queue.SimpleQueue, room: threading.Semaphore) 
 
 
 def _pool(jobs: int, preload: Iterable[str]):
+    from concurrent.futures.process import BrokenProcessPool
+    from multiprocessing import resource_tracker
+
     from pebble import ProcessPool
 
     context = multiprocessing.get_context("forkserver")
     # what the fork server has loaded, no worker loads again
     context.set_forkserver_preload(["pebble", "avtools.engine.local", *preload])
     pool = ProcessPool(jobs, TASKS_PER_WORKER, initializer=_begin, context=context)
-    pool.schedule(int)  # starts the workers while the first rows are read
+    # The fork server and its tracker start with Ctrl-C blocked: it reaches the whole group, and they end with us.
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        pool.schedule(int)  # starts the workers while the first rows are read
+    except (BrokenProcessPool, OSError) as error:
+        reason = error.__cause__ or error
+        raise FatalError(f"worker processes cannot be started ({reason}); check TMPDIR, ulimit -n, ulimit -u") from None
+    finally:
+        try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # one that is pending is raised here
+        except BaseException:
+            pool.stop()
+            pool.join()
+            raise
     return pool
 
 
@@ -137,6 +160,14 @@ def _begin() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _call_pickled(payload: bytes) -> tuple[str, object]:
+    try:
+        function, arguments = pickle.loads(payload)
+    except RecursionError:
+        return "row", "a cell is nested too deeply"
+    return _call(function, arguments)
 
 
 def _call(function: Callable, arguments: tuple) -> tuple[str, object]:

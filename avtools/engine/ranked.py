@@ -8,6 +8,7 @@ A rank that ends or falls silent ends the run with the reason.
 The spool folder lies beside the outputs, so it is on a file system that all ranks share.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -25,6 +26,7 @@ from avtools.errors import AvtoolsError, FatalError
 POLL_S = 0.02
 SIGN_OF_LIFE_S = 5
 SILENCE_S = 120  # a rank without a sign of life for so long is taken for dead
+GONE = "rank 0 has ended; its messages say why"
 START_S = 600  # ranks of one job may start minutes apart
 
 
@@ -55,6 +57,7 @@ def world() -> World:
 def lead(
     world: World,
     near: str | None,
+    command: str,
     function: Callable,
     rows: Iterable[tuple[int, object]],
     prepare: Callable,
@@ -69,7 +72,7 @@ def lead(
     `owner(number, row)`: the rank that does a row; every rank must answer alike.  Rows and what `function`
     returns travel as JSON.
     """
-    folder = _spool(world, near)
+    folder = _spool(world, near, command)
     _greet(world, folder)
     failures: list[BaseException] = []
 
@@ -82,7 +85,7 @@ def lead(
     sharing = threading.Thread(target=guarded, args=(_share, folder, rows), daemon=True)
     working = threading.Thread(
         target=guarded,
-        args=(_do_share, world, folder, function, prepare, owner),
+        args=(_do_share, world, folder, function, prepare, owner, None),
         kwargs={"jobs": jobs, "preload": preload},
         daemon=True,
     )
@@ -114,23 +117,26 @@ def lead(
 _stop = threading.Event()
 
 
-def follow(world: World, near: str | None, function: Callable, prepare: Callable, owner: Callable, *, jobs: int, preload: Iterable[str]) -> None:
+def follow(world: World, near: str | None, command: str, function: Callable, prepare: Callable, owner: Callable, *, jobs: int, preload: Iterable[str]) -> None:
     """Ranks above 0: do this rank's part of the shared rows."""
-    folder = _spool(world, near)
+    folder = _spool(world, near, command)
     _greet(world, folder)
     watch = _Watch(world, folder)
     try:
-        _do_share(world, folder, function, prepare, owner, jobs=jobs, preload=preload)
+        _do_share(world, folder, function, prepare, owner, watch, jobs=jobs, preload=preload)
         _write(os.path.join(folder, f"finished-{world.rank}"), "")
     except AvtoolsError as error:
-        with open(os.path.join(folder, f"result-{world.rank}.jsonl"), "a", encoding="utf-8") as file:
-            file.write(json.dumps({"fatal": f"rank {world.rank} on {socket.gethostname()}: {error}"}) + "\n")
+        with contextlib.suppress(FileNotFoundError):  # rank 0 has ended already
+            with open(os.path.join(folder, f"result-{world.rank}.jsonl"), "a", encoding="utf-8") as file:
+                file.write(json.dumps({"fatal": f"rank {world.rank} on {socket.gethostname()}: {error}"}) + "\n")
         raise
+    except FileNotFoundError:
+        raise FatalError(GONE) from None
     finally:
         watch.close()
 
 
-def _do_share(world, folder, function, prepare, owner, *, jobs, preload) -> None:
+def _do_share(world, folder, function, prepare, owner, watch, *, jobs, preload) -> None:
     mine = (
         (number, record)
         for number, record in _shared_rows(folder, lambda: None)
@@ -142,6 +148,10 @@ def _do_share(world, folder, function, prepare, owner, *, jobs, preload) -> None
             file.flush()
             if _stop.is_set():
                 raise FatalError("the run was stopped")
+            if watch is not None:
+                watch.look()
+                if not os.path.isdir(folder):
+                    raise FatalError(GONE)
             return 1.0
 
         for outcome in local.run(function, mine, prepare, jobs=jobs, preload=preload, idle=idle):
@@ -168,7 +178,7 @@ def _shared_rows(folder: str, wait: Callable[[], object]) -> Iterator[tuple[int,
         if line is None:
             wait()
             if not os.path.isdir(folder):
-                raise FatalError("rank 0 has ended; its messages say why")
+                raise FatalError(GONE)
             time.sleep(POLL_S)
         elif line == "end":
             return
@@ -196,11 +206,14 @@ class _Lines:
         return "end" if line is None else line
 
 
-def _spool(world: World, near: str | None) -> str:
-    """The folder that this job's ranks meet in: the same on every rank, whatever they know of each other."""
+def _spool(world: World, near: str | None, command: str) -> str:
+    """The folder that this job's ranks meet in: the same on every rank, whatever they know of each other.
+
+    The command's name is part of it, for the stages of a pipe that every rank runs.
+    """
     if near is None:
         near = tempfile.gettempdir() if world.local_size == world.size else os.getcwd()
-    name = "".join(c if c.isalnum() or c in "-." else "_" for c in world.job)
+    name = "".join(c if c.isalnum() or c in "-." else "_" for c in f"{world.job}-{command}")
     return os.path.join(near, f".avtools-spool-{os.getuid()}-{name}")
 
 
@@ -260,11 +273,12 @@ def _write(path: str, text: str) -> None:
 
 
 class _Watch:
-    """Gives signs of life, and on rank 0 looks for those of the others."""
+    """Gives signs of life, and looks for those of the others: rank 0 for all, all for rank 0."""
 
     def __init__(self, world: World, folder: str):
         self.world, self.folder, self.ended = world, folder, threading.Event()
-        self.last = {rank: (None, time.monotonic()) for rank in range(1, world.size)}
+        watched = range(1, world.size) if world.rank == 0 else [0]
+        self.last = {rank: (None, time.monotonic()) for rank in watched}
         self.looked = time.monotonic()
         threading.Thread(target=self._live, daemon=True).start()
 

@@ -1,6 +1,7 @@
 """Rows to CSV, TSV, JSONL or Parquet, on standard output or in a file that appears only when it is whole."""
 
 import csv
+import hashlib
 import json
 import os
 import re
@@ -225,7 +226,10 @@ class _ParquetWriter(Writer):
             found = "empty" if isinstance(value, str) and not value else _type(value, column)
             if found != known or column not in self._types:
                 _refuse_surrogates(column, column)
-                self._types[column] = _widen(known, found, column)
+                if "string" in (known, found) and {known, found} <= _SCALARS:
+                    self._types[column] = "string"  # text among numbers: all of them as text, as in CSV
+                else:
+                    self._types[column] = _widen(known, found, column)
         try:
             data.decode()
             if b"\\ud" in data:
@@ -258,7 +262,9 @@ class _ParquetWriter(Writer):
         arrays = []
         for field in schema:
             cells = [row.get(field.name) for row in rows]
-            if field.type != pyarrow.string():
+            if field.type == pyarrow.string():
+                cells = [cell if cell is None or isinstance(cell, str) else cell_text(cell) for cell in cells]
+            else:
                 cells = [None if cell == "" else cell for cell in cells]  # beside typed values it means "nothing"
             try:
                 arrays.append(pyarrow.array(cells, field.type))
@@ -308,12 +314,16 @@ class _File(_Stream):
 
     def __init__(self, path: str, tag: str = ""):
         folder, base = os.path.split(path)
-        short = os.fsdecode(os.fsencode(base)[:150])  # so that the name with its additions is not too long
+        # a part for people, a hash for what is cut off so that the name with its additions is not too long
+        whole = hashlib.blake2b(os.fsencode(base), digest_size=5).hexdigest()
+        short = f"{os.fsdecode(os.fsencode(base)[:120])}.{whole}"
         self.path = path
         self.temporary = os.path.join(folder, f"{short}{tag}.{identity()}.tmp")
         try:
             self._remove_leftovers(folder, short + tag)
-            super().__init__(open(self.temporary, "wb"), shown(path))
+            super().__init__(open(self.temporary, "xb"), shown(path))
+        except FileExistsError:
+            raise UsageError(f"{shown(path)} is given for two outputs; give each its own file") from None
         except FileNotFoundError:
             raise UsageError(f"-o {shown(path)}: there is no directory {shown(folder)}; make it first") from None
         except NotADirectoryError:
@@ -417,6 +427,7 @@ def _refuse_surrogates(text: str, column: str, error: type[Exception] = RowError
         raise error(f"column {shown(column)} is not valid Unicode, which Parquet needs; write --to jsonl") from None
 
 
+_SCALARS = {"bool", "int", "float", "string"}
 # A Parquet column's type: None (nothing yet), "empty" (only empty cells), "bool", "int", "float", "string",
 # (type,) for a list, {name: type} for an object.
 

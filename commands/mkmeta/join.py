@@ -70,16 +70,10 @@ def command(shared, dataset, captions, with_, on, take, unmatched, require_match
     def begin(header: list[str]) -> dict:
         if key not in header:
             raise UsageError(f"the table has no column '{key}' to join on (it has: {', '.join(header)})")
-        if options["list"]:
-            options["list"].start(header)
         return {**options, "cells": load()}
 
-    def report() -> list[str]:
-        if options["list"]:
-            options["list"].writer.commit()
-        return notes
-
-    return Work(join_row, options, columns=columns, needs=(key,), inline=True, begin=begin, report=report)
+    tees = (options["list"],) if options["list"] else ()
+    return Work(join_row, options, columns=columns, needs=(key,), inline=True, begin=begin, report=lambda: notes, tees=tees)
 
 
 def join_row(row: dict, options: dict) -> dict | None:
@@ -89,7 +83,7 @@ def join_row(row: dict, options: dict) -> dict | None:
     if cells is not None:
         return dict(zip(options["columns"], cells))
     if options["list"]:
-        options["list"].writer.write(row)
+        options["list"].add(row)
     if options["require"]:
         raise RowError(f"no partner for {options['key']} {value!r}; check the key, or leave out --require-match")
     return dict.fromkeys(options["columns"]) if options["keep"] else None
@@ -101,10 +95,14 @@ class _Unmatched:
     def __init__(self, path: str):
         self.path = path
 
-    def start(self, header: list[str]) -> None:
+    def open(self, columns: list[str], header: list[str], format_: str) -> None:
         from avtools.rows import open_writer
 
-        self.writer = open_writer(self.path, None, header, "csv")
+        writer = open_writer(self.path, None, header, "csv")
+        self.add, self.commit, self.discard = writer.write, writer.commit, writer.discard
+
+    def write(self, row: dict) -> None:
+        """Rows that are written have a partner."""
 
 
 def _read_table(path: str, key: str, columns: list[str]) -> dict[str, tuple]:

@@ -12,10 +12,6 @@ def command(shared):
     \b
         avtools mkmeta merge part-1.csv part-2.csv -o whole.csv
     """
-    from avtools.stream import Work
+    from avtools.stream import Work, as_it_is
 
     return Work(as_it_is, inline=True)
-
-
-def as_it_is(row: dict, options: dict) -> dict:
-    return {}

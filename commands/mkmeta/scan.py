@@ -27,18 +27,14 @@ def command(shared, kind, roots, null):
         avtools mkmeta scan video clips/ -o clips.csv
         find clips -newer stamp -print0 | avtools mkmeta scan video -0 -
     """
-    from avtools.stream import Work
+    from avtools.stream import Work, as_it_is
 
     for root in roots:
         if root != "-" and not os.path.isdir(root):
             raise UsageError(f"{root}: no such folder; give the folder that holds the media, or '-' for a list of paths")
     column = COLUMNS[kind]
     header = [column, "id", "relpath"]
-    return Work(_as_it_is, records=_records(kind, column, roots, null), header=header, inline=True)
-
-
-def _as_it_is(row: dict, options: dict) -> dict:
-    return {}
+    return Work(as_it_is, records=lambda stdin: (header, "csv", _records(kind, column, roots, null)), inline=True)
 
 
 def _records(kind: str, column: str, roots: tuple[str, ...], null: bool):

@@ -22,14 +22,13 @@ def command(shared, seed):
         avtools mkmeta shuffle t.csv --seed 1 -o shuffled.csv
     """
     from avtools import rows
-    from avtools.stream import Work
+    from avtools.stream import Work, as_it_is
 
-    source = rows.open_rows(shared.inputs, shared.from_format, shared.shard)
-    return Work(_as_it_is, records=_shuffled(source, seed), header=source.columns, output_format=source.format, inline=True)
+    def records(stdin):
+        source = rows.open_rows(shared.inputs, shared.from_format, stdin=stdin)
+        return source.columns, source.format, _shuffled(source, seed)
 
-
-def _as_it_is(row: dict, options: dict) -> dict:
-    return {}
+    return Work(as_it_is, records=records, inline=True)
 
 
 def _shuffled(source, seed: int):

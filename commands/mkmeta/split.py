@@ -24,7 +24,7 @@ class Ratios(click.ParamType):
         for part in value.split(","):
             name, _, share = part.partition("=")
             try:
-                ratios.append((name.strip(), Fraction(share)))
+                ratios.append((name.strip(), Fraction(share if len(share) < 40 and "e" not in share.lower() else "")))
             except (ValueError, ZeroDivisionError):
                 self.fail(f"'{part}' is not NAME=SHARE, such as train=0.96", param, ctx)
         names = [name for name, _ in ratios]
@@ -60,8 +60,8 @@ def command(shared, ratio, by, seed, into):
             raise UsageError(f"--by {by}: the table has no such column (it has: {', '.join(header)})")
         return options
 
-    parts = _Parts(into, [name for name, _ in ratio]) if into else None
-    return Work(split_row, options, columns=("split",), inline=True, begin=begin, tee=parts)
+    parts = (_Parts(into, [name for name, _ in ratio]),) if into else ()
+    return Work(split_row, options, columns=("split",), inline=True, begin=begin, tees=parts)
 
 
 def split_row(row: dict, options: dict) -> dict:
@@ -85,7 +85,7 @@ class _Parts:
     def __init__(self, folder: str, names: list[str]):
         self.folder, self.names, self.writers = folder, names, {}
 
-    def open(self, columns: list[str], format_: str) -> None:
+    def open(self, columns: list[str], header: list[str], format_: str) -> None:
         from avtools.rows import open_writer
 
         try:
