@@ -11,6 +11,7 @@ written *before* the rename: a record whose file is absent or differs counts for
 be found without walking the tree).  IDENTITY is host, process id and process start.
 """
 
+import contextlib
 import dataclasses
 import errno
 import fcntl
@@ -273,6 +274,20 @@ class Outputs:
                 row = (hash_of(target), self._number_of(journal), position)
                 self.database.execute("INSERT INTO records VALUES (?,?,?)", row)
         self.database.executemany("DELETE FROM claims WHERE target=?", [(target,) for target in freed])
+
+    def sync(self) -> None:
+        """Make the renames last: once for the run, because a record whose file is missing counts for nothing."""
+        if not self.policy.fsync:
+            return
+        import ctypes
+
+        for folder in sorted(self.folders):
+            with contextlib.suppress(OSError, AttributeError):  # no such call here: the disk will do it in its time
+                descriptor = os.open(folder, os.O_RDONLY)
+                try:
+                    ctypes.CDLL(None).syncfs(descriptor)
+                finally:
+                    os.close(descriptor)
 
     def close(self) -> None:
         """After the workers have ended: remove what killed ones left half done."""
@@ -584,8 +599,6 @@ class Maker:
                 os.replace(temporary, path)
             finally:
                 _remove(temporary)  # also where rename() did nothing: both names were one file already
-            if self.policy.fsync:
-                fsync_path(directory or ".")
         except OSError as error:
             raise output_failure(error, path) from None
         return self._finish(slot, root, record, journal, position, reason)

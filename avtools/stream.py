@@ -136,6 +136,8 @@ class _Run:
                 else:
                     for outcome in self._outcomes(records):
                         self._write(outcome.task.row, outcome.value, outcome.failure)
+                if self.folder is not None:
+                    self.folder.sync()
                 while self.writers:
                     self.writers[0].commit()
                     del self.writers[0]
@@ -194,6 +196,8 @@ class _Run:
             self.folder = outputs.Outputs(self.policy)
         try:
             ranked.follow(self.world, self._near(), command_path(), _work, self._prepare, self._owner, jobs=self._jobs(), preload=self._preload())
+            if self.folder is not None:
+                self.folder.sync()
         finally:
             if self.folder is not None:
                 self.folder.close()

@@ -123,18 +123,20 @@ def _read(rows: Iterable, events: queue.SimpleQueue, room: threading.Semaphore) 
 
 def _pool(jobs: int, preload: Iterable[str]):
     from concurrent.futures.process import BrokenProcessPool
-    from multiprocessing import resource_tracker
-
-    from pebble import ProcessPool
+    from multiprocessing import forkserver, resource_tracker
 
     context = multiprocessing.get_context("forkserver")
     # what the fork server has loaded, no worker loads again
     context.set_forkserver_preload(["pebble", "avtools.engine.local", *preload])
-    pool = ProcessPool(jobs, TASKS_PER_WORKER, initializer=_begin, context=context)
     # The fork server and its tracker start with Ctrl-C blocked: it reaches the whole group, and they end with us.
     resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    pool = None
     try:
+        forkserver.ensure_running()  # it loads the codecs while we load the pool
+        from pebble import ProcessPool
+
+        pool = ProcessPool(jobs, TASKS_PER_WORKER, initializer=_begin, context=context)
         pool.schedule(int)  # starts the workers while the first rows are read
     except (BrokenProcessPool, OSError) as error:
         reason = error.__cause__ or error
@@ -143,8 +145,9 @@ def _pool(jobs: int, preload: Iterable[str]):
         try:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # one that is pending is raised here
         except BaseException:
-            pool.stop()
-            pool.join()
+            if pool is not None:
+                pool.stop()
+                pool.join()
             raise
     return pool
 
