@@ -11,7 +11,7 @@ PIECE = 2.5  # seconds
 
 
 def measure(quick: bool) -> list[Result]:
-    count, few = (4, 2) if quick else (128, 32)
+    count, few = (4, 2) if quick else (48, 24)
     with common.folder() as where:
         sources = pieces(where, quick)
         names = common.copies(sources, where / "in", count)
