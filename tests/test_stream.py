@@ -251,7 +251,7 @@ class TestPipes:
         out, err = process.communicate(timeout=20)
         assert process.returncode == -getattr(signal, name) and err == b""
 
-    def test_status_line_without_a_terminal(self, clips, avtools, monkeypatch):
+    def test_quiet_says_nothing(self, clips, avtools):
         done = avtools("probe", clips / "0.mp4", "-q")
         assert done.stderr == ""
 
@@ -375,19 +375,14 @@ def test_a_signal_leaves_nothing_in_tmpdir(clips, avtools):
     assert not list((avtools.folder / "tmp").iterdir())
 
 
-class TestRanksThatLoseTheirFirst:
-    @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-    def test_the_others_end(self, number, clips, avtools, monkeypatch):
-        (avtools.folder / "t.csv").write_text("path,relpath\n" + "".join(f"{clips / '0.mp4'},{k}.mp4\n" for k in range(3000)))
-        start = TestRanks().start
-        runs = [start(avtools, rank, 2, f"{os.getpid()}k{number}", "uni-fps", "--fps", "7", "-d", "o", "t.csv", "-j1") for rank in (0, 1)]
-        while not list((avtools.folder / "o").glob("*.mp4")):
-            time.sleep(0.05)
-        runs[0].send_signal(number)
-        if number == signal.SIGTERM:  # a clean end takes the meeting place away; after SIGKILL, silence is waited for
-            out, err = runs[1].communicate(timeout=60)
-            assert runs[1].returncode == 3 and b"rank 0 has ended" in err and b"Traceback" not in err
-        else:
-            runs[1].kill()
-            runs[1].communicate()
-        runs[0].communicate()
+def test_ranks_end_when_their_first_is_stopped(clips, avtools):
+    (avtools.folder / "t.csv").write_text("path,relpath\n" + "".join(f"{clips / '0.mp4'},{k}.mp4\n" for k in range(3000)))
+    line = ["uni-fps", "--fps", "7", "-d", "o", "t.csv", "-j1"]
+    runs = [TestRanks().start(avtools, rank, 2, f"{os.getpid()}k", *line) for rank in (0, 1)]
+    while not list((avtools.folder / "o").glob("*.mp4")):
+        time.sleep(0.05)
+    runs[0].send_signal(signal.SIGTERM)
+    out, err = runs[1].communicate(timeout=60)
+    assert runs[1].returncode == 3 and b"rank 0 has ended" in err and b"Traceback" not in err
+    runs[0].communicate()
+    assert runs[0].returncode == -signal.SIGTERM
