@@ -139,6 +139,11 @@ def command_path() -> str:
 _path: list[str] = []
 
 
+def enter(ctx: click.Context) -> None:
+    """Begin a command: messages name it from here on."""
+    _path.append(ctx.command_path)
+
+
 class Files(click.ParamType):
     """A file or folder; completion offers folders, and files with the given suffixes."""
 
@@ -303,13 +308,13 @@ SOURCE_OPTIONS = [
 ]
 
 
-def row_command(*, files: bool = False, in_place: bool = False, inputs: bool = True):
+def row_command(*, files: bool = False, in_place: bool = False, inputs: bool = True, instead: tuple[str, ...] = ()):
     """Make a click command out of a function that returns the work to do over the rows.
 
     The decorated function gets its own options and the keyword `shared` (:class:`Shared`) and returns an
     :class:`avtools.stream.Work`.  `files` adds the options of commands that write media, `in_place` those of
     commands that may replace or keep their source; without `inputs` the command makes its rows itself
-    (`Work.records`).
+    (`Work.records`), as it does where one of its own options `instead` is given.
     """
 
     def decorate(function):
@@ -319,10 +324,13 @@ def row_command(*, files: bool = False, in_place: bool = False, inputs: bool = T
 
         @click.pass_context
         def callback(ctx, **values):
-            _path.append(ctx.command_path)
+            enter(ctx)
             given = {name: value for name, value in values.items() if name in names and value is not None}
             shared = Shared(**given)
-            if inputs and not shared.inputs and sys.stdin is not None and sys.stdin.isatty():
+            by_hand = [name for name in instead if values[name] is not None]
+            if by_hand and shared.inputs:
+                raise click.UsageError(f"--{by_hand[0]} makes the row itself; give it or a table, not both")
+            if inputs and not by_hand and not shared.inputs and sys.stdin is not None and sys.stdin.isatty():
                 click.echo(ctx.get_usage(), err=True)
                 raise UsageError("no table: give a file, or pipe one in ('--help' explains)")
             if files and shared.in_place and shared.outdir:

@@ -99,7 +99,7 @@ class Want:
     `sources`: the files that it is made of, the one that it replaces first; none for what is made of nothing.
     `suffixes`: the suffixes that a new file may get, the likely one first.  `may_keep`: the source itself may
     do, under its own suffix.  `relpath`: its place without suffix below DIR; by default that of the row (see
-    :func:`place`).
+    :func:`place`).  `detail`: what else of the row the file depends on (its text, its key).
     """
 
     name: str
@@ -107,6 +107,7 @@ class Want:
     suffixes: tuple[str, ...]
     may_keep: bool = False
     relpath: str | None = None
+    detail: str = ""
 
 
 @dataclasses.dataclass(slots=True)
@@ -117,6 +118,7 @@ class Slot:
     stem: str  # below the output directory, without suffix; in place: the file itself
     suffixes: tuple[str, ...]  # that a new file may get
     kept: str | None  # the suffix under which the source itself may do
+    detail: str = ""
     taken: set[str] = dataclasses.field(default_factory=set)  # places that belong to other sources
     records: list[dict] = dataclasses.field(default_factory=list)
 
@@ -304,7 +306,7 @@ class Outputs:
                 slots.append(Slot(want.sources, stem, tuple(s for s in want.suffixes[:1] if s == suffix), suffix))
             else:
                 kept = os.path.splitext(want.sources[0])[1] if want.may_keep and want.sources else None
-                slots.append(Slot(want.sources, want.relpath or place(row, want.sources[0]), want.suffixes, kept))
+                slots.append(Slot(want.sources, want.relpath or place(row, want.sources[0]), want.suffixes, kept, want.detail))
                 self._refuse_source(slots[-1])
         return slots
 
@@ -347,7 +349,7 @@ def hash_of(text: str) -> bytes:
 
 
 def _maker(slot: Slot) -> bytes:
-    return hash_of("\0".join(map(os.path.abspath, slot.sources or (slot.stem,))))
+    return hash_of("\0".join([*map(os.path.abspath, slot.sources or (slot.stem,)), *([slot.detail] if slot.detail else [])]))
 
 
 # --- the journal ------------------------------------------------------------------------------------------
@@ -504,6 +506,12 @@ class Maker:
         made.path = os.path.abspath(slot.sources[0]) if policy.absolute else slot.sources[0]
         return made
 
+    def reusable(self, name: str) -> Made | None:
+        """The output `name` where it need not be made; for commands without --in-place."""
+        slot, root = self.slots[name], self.policy.outdir
+        record, _ = self._find(slot, root, slot.records, [_state(source) for source in slot.sources])
+        return None if record is None else Made(self._path(root, record), record["columns"])
+
     def _make(self, slot, root, records, build, measure, conforms, verify) -> Made:
         states = [_state(source) for source in slot.sources]
         record, reason = self._find(slot, root, records, states)
@@ -554,6 +562,8 @@ class Maker:
             return None if wanted in history else "not done to it before"
         if record["history"][-1] != wanted:
             return "made by another operation or other options"
+        if record.get("detail", "") != slot.detail:
+            return "what the row asks for has changed"
         sources = zip(slot.sources, states, record["sources"], strict=False)
         if len(record["sources"]) != len(states) or not all(_same_source(*source) for source in sources):
             return "the source has changed"
@@ -593,7 +603,7 @@ class Maker:
                 ]
                 record = {
                     "target": place_, "run": self.policy.run, "history": history, "sources": sources,
-                    "output": output, "columns": columns,
+                    "output": output, "columns": columns, **({"detail": slot.detail} if slot.detail else {}),
                 }  # fmt: skip
                 journal, position = append_record(folder, record)
                 os.replace(temporary, path)
@@ -610,7 +620,11 @@ class Maker:
         self.counts[kind] += 1
         told = {"reused": "same source, operation and options", "linked": "needs no change"}.get(reason, reason)
         self.why.append(f"{path}: {kind} ({told})")
-        return Made(os.path.abspath(path) if self.policy.absolute else path, record["columns"])
+        return Made(self._path(root, record), record["columns"])
+
+    def _path(self, root, record) -> str:
+        path = os.path.join(root, record["target"])
+        return os.path.abspath(path) if self.policy.absolute else path
 
 
 def _operation(policy: Policy) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 from avtools import outputs, rows
 from avtools.cli import Shared, command_path
-from avtools.engine import Outcome, Task, check_engine, cpus, local, ranked
+from avtools.engine import Model, Outcome, Task, check_engine, cpus, local, ranked
 from avtools.errors import AvtoolsError, FatalError, RowError, UsageError
 from avtools.stopping import raise_on_signals
 
@@ -39,7 +39,10 @@ class Work:
     name/version under which they are recorded; a new version makes them anew.  `records`:
     makes the rows instead of a table; given a standard input to read, it returns header, format and rows.  `preload`: modules that workers use.
     For inline work: `begin(header)` gives the options once the header is known; `report()` gives lines for the
-    end.  `tees`: further writers (open(columns, header, format), write(row), commit(), discard()).
+    end.  With a `model`, `function` returns an item for it (or `engine.Items`: several, or none where the row
+    needs nothing of it), and `model.finish(row, results, maker or None, options)` the cells; `results` is a list.
+    Where rows ask for files, `finish` runs in a worker and is a top-level function.  `identity`: of the options,
+    those that files depend on (default: all).  `tees`: further writers (open(columns, header, format), write(row), commit(), discard()).
     """
 
     function: Callable
@@ -54,6 +57,8 @@ class Work:
     begin: Callable[[list[str]], dict] | None = None
     report: Callable[[], list[str]] | None = None
     tees: tuple = ()
+    model: Model | None = None
+    identity: dict | None = None
     settles: bool = False  # done to its own result, the operation changes nothing
     sees_errors: bool = False  # rows that came with an `error` are worked on too, not passed through
 
@@ -93,7 +98,7 @@ class _Run:
         if work.wants is not None:
             self.policy = outputs.Policy(
                 operation=work.operation,
-                options=work.options,
+                options=work.options if work.identity is None else work.identity,
                 outdir=shared.outdir,
                 run=outputs.identity(),
                 in_place=shared.in_place,
@@ -185,7 +190,7 @@ class _Run:
             write(record, value, failure)
 
     def _outcomes(self, records: Iterator[tuple[int, rows.Record]]) -> Iterator[Outcome]:
-        settings = {"jobs": self._jobs(), "preload": self._preload(), "idle": self._idle}
+        settings = {"jobs": self._jobs(), "preload": self._preload(), "idle": self._idle, "model": self._model()}
         if self.world.size == 1:
             return local.run(_work, records, self._prepare, **settings)
         return ranked.lead(self.world, self._near(), command_path(), _work, records, self._prepare, self._owner, **settings)
@@ -195,13 +200,17 @@ class _Run:
         if self.policy is not None:
             self.folder = outputs.Outputs(self.policy)
         try:
-            ranked.follow(self.world, self._near(), command_path(), _work, self._prepare, self._owner, jobs=self._jobs(), preload=self._preload())
+            ranked.follow(self.world, self._near(), command_path(), _work, self._prepare, self._owner, jobs=self._jobs(), preload=self._preload(), model=self._model())
             if self.folder is not None:
                 self.folder.sync()
         finally:
             if self.folder is not None:
                 self.folder.close()
         return 0
+
+    def _model(self) -> Model | None:
+        model = self.work.model
+        return model and dataclasses.replace(model, finish=_finish, writes=self.policy is not None)
 
     def _preload(self) -> tuple[str, ...]:
         return __name__, self.work.function.__module__, *self.work.preload
@@ -253,14 +262,17 @@ class _Run:
         def arguments() -> tuple:
             if self.folder is not None:
                 self.folder.ready(number, slots)
-            return self.work.function, row, self.work.options, self.policy, slots
+            return self.work.function, row, self.work.options, self.policy, slots, self.work.model is not None
+
+        def finishing(results: list) -> tuple:
+            return self.work.model.finish, row, results, self.work.options, self.policy, slots
 
         def done(value) -> None:
             if self.folder is not None:
                 self.folder.done(number, value["targets"] if value else [])
 
         label = next((row[column] for column in ("path", "audio_path") if row.get(column) and isinstance(row[column], str)), "row")
-        return Task(number, record, arguments, frozenset(after), self._timeout(row), done, label=label)
+        return Task(number, record, arguments, frozenset(after), self._timeout(row), done, finishing, label=label)
 
     def _timeout(self, row: dict) -> float | None:
         if self.work.inline:
@@ -352,12 +364,25 @@ class _Run:
         return 1
 
 
-def _work(function: Callable, row: dict, options: dict, policy: outputs.Policy | None, slots: dict) -> dict:
-    """In the worker: what `function` makes of a row, and what became of its files (all of it JSON)."""
-    if policy is None:
-        return {"cells": function(row, options)}
-    maker = outputs.Maker(policy, slots)
-    cells = function(row, maker, options)
+def _work(function: Callable, row: dict, options: dict, policy: outputs.Policy | None, slots: dict, modelled: bool):
+    """In the worker: what `function` makes of a row, and what became of its files (all of it JSON).
+
+    Where it is `modelled`: what the model is to see of the row.
+    """
+    maker = None if policy is None else outputs.Maker(policy, slots)
+    cells = function(row, options) if maker is None else function(row, maker, options)
+    return cells if modelled else _value(cells, maker)
+
+
+def _finish(finish: Callable, row: dict, results: list, options: dict, policy: outputs.Policy | None, slots: dict) -> dict:
+    """What the model's results make of a row."""
+    maker = None if policy is None else outputs.Maker(policy, slots)
+    return _value(finish(row, results, maker, options), maker)
+
+
+def _value(cells, maker: outputs.Maker | None) -> dict:
+    if maker is None:
+        return {"cells": cells}
     return {"cells": cells, "targets": maker.targets, "why": maker.why, "counts": maker.counts}
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from avtools.errors import UsageError
 
@@ -25,8 +25,31 @@ class Task:
     after: frozenset[int] = frozenset()
     timeout: float | None = None
     done: Callable[[Any], None] | None = None
+    finishing: Callable[[list], tuple] | None = None  # of the model's results, the arguments of Model.finish
     failure: str | None = None  # already bad
     label: str = "row"  # what to call it where its function cannot
+
+
+class Items(NamedTuple):
+    """What a worker hands to the model for one row: an item, or several that become one row's results together."""
+
+    items: list
+
+
+@dataclasses.dataclass
+class Model:
+    """What is done, in batches, with what the workers return.
+
+    `load()` is called once in the process that runs the batches (one per rank) as soon as there is an item,
+    while workers go on; it gives `f(items) -> results`, one each.  A batch holds up to `batch_size` items, of
+    one row or of several.  `finish` makes a row's value of its results; where it writes files (`writes`) it runs
+    in a worker, off the critical path, and must be a top-level function, else in the process of the model.
+    """
+
+    load: Callable[[], Callable[[list], list]]
+    batch_size: int
+    finish: Callable
+    writes: bool = False
 
 
 @dataclasses.dataclass(slots=True)

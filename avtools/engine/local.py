@@ -2,22 +2,28 @@
 
 import collections
 import errno
+import gc
 import multiprocessing
 import os
 import pickle
 import queue
 import signal
+import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 
-from avtools.engine import Outcome, Task
+from avtools.engine import Items, Model, Outcome, Task
 from avtools.errors import FatalError, RowError, UsageError
 
 WINDOW = 1024  # rows read ahead of the oldest unfinished one
+PATIENCE_S = 5  # that a batch is waited for to fill, when nothing comes
+BATCHES_AHEAD = 4  # of a model: how many batches' items may be anywhere between decoding and writing
 TASKS_PER_WORKER = 10_000  # then it is replaced, so that a leaking codec stays harmless
 
 _GONE = object()
+_pools: list = []
 
 
 def run(
@@ -28,6 +34,7 @@ def run(
     jobs: int,
     preload: Iterable[str] = (),
     idle: Callable[[], float | None] = lambda: None,
+    model: Model | None = None,
 ) -> Iterator[Outcome]:
     """Run `function(*task.arguments())` for the task that `prepare(row)` makes of each row.
 
@@ -36,6 +43,9 @@ def run(
     producer never holds back finished rows; everything else happens in the calling thread.  `idle()` is
     called whenever nothing is ready (flush there) and returns for how many seconds to wait at most.
     Raises FatalError or UsageError where the function did: nothing further is possible.
+
+    With a `model`, what `function` returns (an item or :class:`Items`) goes through it in batches, in the
+    calling thread, and `model.finish(*task.finishing(results))` gives the row's value.
     """
     events: queue.SimpleQueue = queue.SimpleQueue()
     room = threading.Semaphore(WINDOW)
@@ -44,8 +54,28 @@ def run(
     order: collections.deque[int] = collections.deque()  # task numbers, the next to yield first
     ordered: dict[int, Outcome | None] = {}  # of those: None until finished
     waiting: dict[int, tuple[Task, set[int]]] = {}
+    if pool is not None:
+        _pools.append(pool)
+    stage = None if model is None else _Stage(model)
+    ready: collections.deque[Task] = collections.deque()  # with a model: until there is room for their items
+    working: set[int] = set()  # with a model: tasks whose items are awaited
+    held: set[int] = set()  # with a model: tasks between their start and their end
     ended = False
     reading.start()
+
+    def begin(task: Task) -> None:
+        if stage is None:
+            start(task)
+        else:
+            ready.append(task)
+
+    def begin_ready() -> None:
+        # No more decoding is queued than keeps the workers busy, so that writing need not wait behind it.
+        while ready and len(held) < max(BATCHES_AHEAD * model.batch_size, model.batch_size + jobs) and len(working) < jobs + 2:
+            task = ready.popleft()
+            held.add(task.number)
+            working.add(task.number)
+            start(task)
 
     def start(task: Task) -> None:
         try:
@@ -54,35 +84,77 @@ def run(
             finish(task, None, str(error))
             return
         if pool is None:
-            finish(task, *_value(_call(function, arguments), task))
-            return
+            worked(task, *_value(_call(function, arguments), task))
+        else:
+            send(task, "done", function, arguments)
+
+    def send(task: Task, event: str, function: Callable, arguments: tuple) -> None:
         try:  # here, because what does not pickle would end the pool's own thread
             payload = pickle.dumps((function, arguments), pickle.HIGHEST_PROTOCOL)
         except (RecursionError, pickle.PicklingError, TypeError, AttributeError) as error:
             finish(task, None, f"{task.label}: cannot be passed to a worker ({error})")
             return
         future = pool.schedule(_call_pickled, (payload,), timeout=task.timeout)
-        future.add_done_callback(lambda future: events.put(("done", task, future)))
+        future.add_done_callback(lambda future: events.put((event, task, future)))
+
+    def worked(task: Task, value, failure: str | None) -> None:
+        working.discard(task.number)
+        if stage is None or failure is not None:
+            finish(task, value, failure)
+            return
+        items = value.items if isinstance(value, Items) else [value]
+        if items:
+            stage.add(task, items)
+        else:
+            conclude(task, [])
 
     def finish(task: Task, value, failure: str | None) -> None:
+        working.discard(task.number)
+        held.discard(task.number)
         if task.done is not None:
             task.done(value)
         ordered[task.number] = Outcome(task, value, failure)
         for number in [n for n, (_, after) in waiting.items() if task.number in after]:
             waiting[number][1].discard(task.number)
             if not waiting[number][1]:
-                start(waiting.pop(number)[0])
+                begin(waiting.pop(number)[0])
+
+    def conclude(task: Task, results: list) -> None:
+        arguments = task.finishing(results)
+        if pool is None or not model.writes:
+            finish(task, *_value(_call(model.finish, arguments), task))
+        else:
+            send(task, "finished", model.finish, arguments)
+
+    def run_batch() -> None:
+        for task, results, failure in stage.run():
+            if failure is None:
+                conclude(task, results)
+            else:
+                finish(task, None, failure)
+
+    def next_event() -> tuple:
+        since = time.monotonic()
+        while True:
+            try:
+                return events.get_nowait()
+            except queue.Empty:
+                pass
+            wait = idle()  # finished rows do not wait for a batch
+            patient = stage is not None and bool(stage.pending)
+            if patient and stage.is_due(not working and not ready):
+                run_batch()
+                return ("batch",)
+            try:
+                return events.get(timeout=min(wait or PATIENCE_S, PATIENCE_S) if patient else wait)
+            except queue.Empty:
+                if patient and time.monotonic() - since >= PATIENCE_S:
+                    run_batch()
+                    return ("batch",)
 
     try:
         while not ended or order:
-            try:
-                event = events.get_nowait()
-            except queue.Empty:
-                try:
-                    event = events.get(timeout=idle())
-                except queue.Empty:
-                    continue
-            kind, *what = event
+            kind, *what = next_event()
             if kind == "row":
                 task = prepare(*what)
                 order.append(task.number)
@@ -94,21 +166,132 @@ def run(
                     if after:
                         waiting[task.number] = (task, after)
                     else:
-                        start(task)
-            elif kind == "done":
+                        begin(task)
+            elif kind in ("done", "finished"):
                 task, future = what
-                finish(task, *_value(_result(future, task), task))
+                (worked if kind == "done" else finish)(task, *_value(_result(future, task), task))
             elif kind == "end":
                 ended = True
-            else:
+            elif kind == "error":
                 raise what[0]
+            begin_ready()
             while order and ordered[order[0]] is not None:
                 room.release()
                 yield ordered.pop(order.popleft())
     finally:
         if pool is not None:
+            _pools.remove(pool)
             pool.stop()
             pool.join()
+
+
+def stop_workers() -> None:
+    """End the workers of runs in other threads, which may be busy with a batch."""
+    for pool in list(_pools):
+        pool.stop()
+        pool.join()
+
+
+class _Stage:
+    """Items on their way through the model, in the order of their rows."""
+
+    def __init__(self, model: Model):
+        self.model, self.size = model, max(1, model.batch_size)
+        self.function: Callable[[list], list] | None = None
+        self.pending: list[tuple[tuple[int, int], Task, object]] = []  # (row, item), its task, the item
+        self.results: dict[int, list] = {}  # of rows of which not all items are done, in their items' order
+
+    def add(self, task: Task, items: list) -> None:
+        self.results[task.number] = [_GONE] * len(items)
+        self.pending += [((task.number, k), task, item) for k, item in enumerate(items)]
+        self.pending.sort(key=lambda entry: entry[0])
+
+    def is_due(self, no_more: bool) -> bool:
+        """Whether to run now; `no_more`: nothing that could fill the batch is on its way."""
+        return bool(self.pending) and (self.function is None or no_more or len(self.pending) >= self.size)
+
+    def run(self) -> Iterator[tuple[Task, list, str | None]]:
+        """Run one batch (the first time: load); yield the rows that it completes, with results or a failure."""
+        if self.function is None:
+            self.function = _loaded(self.model.load)
+            return
+        batch, self.pending = self.pending[: self.size], self.pending[self.size :]
+        kind, value = _modelled(self.function, [item for _, _, item in batch])
+        if kind == "memory" and len(batch) > 1:
+            self.size = len(batch) // 2
+            self.pending = batch + self.pending
+            _free_memory()
+        elif kind != "value" and len(batch) > 1:
+            _value((kind, value), batch[0][1])  # raises where nothing further is possible
+            while batch:  # one of them is to blame
+                entry = batch.pop(0)
+                if entry[0][0] in self.results:
+                    yield from self._took([entry], *_modelled(self.function, [entry[2]]))
+        else:
+            yield from self._took(batch, kind, value)
+
+    def _took(self, batch: list, kind: str, value) -> Iterator[tuple[Task, list, str | None]]:
+        if kind != "value":
+            ((number, _), task, _), *_ = batch
+            self._forget(number)
+            if kind == "memory":
+                _free_memory()
+                yield task, [], f"{task.label}: {value}"
+            else:
+                yield task, [], _value((kind, value), task)[1]
+            return
+        for ((number, k), task, _), result in zip(batch, value, strict=True):
+            results = self.results[number]
+            results[k] = result
+            if not any(one is _GONE for one in results):
+                self._forget(number)
+                yield task, results, None
+
+    def _forget(self, number: int) -> None:
+        del self.results[number]
+        self.pending = [entry for entry in self.pending if entry[0][0] != number]
+
+
+def _loaded(load: Callable) -> Callable:
+    try:
+        return load()
+    except Exception as error:
+        if _is_out_of_memory(error):
+            raise FatalError(f"the model needs more memory than there is ({_first_line(error)})") from None
+        raise
+
+
+def _modelled(function: Callable, items: list) -> tuple[str, object]:
+    """The results of a batch, or what kind of failure with its reason; no traceback keeps its tensors alive."""
+    try:
+        results = list(function(items))
+        if len(results) != len(items):
+            raise ValueError(f"{len(results)} results for {len(items)} items")
+        return "value", results
+    except Exception as error:
+        if _is_out_of_memory(error):
+            return "memory", f"needs more memory than there is, even alone ({_first_line(error)})"
+        return _failure(error)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
+
+
+def _free_memory() -> None:
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _read(rows: Iterable, events: queue.SimpleQueue, room: threading.Semaphore) -> None:
@@ -177,20 +360,19 @@ def _call(function: Callable, arguments: tuple) -> tuple[str, object]:
     """In the worker: the value, or what kind of failure with its reason (exceptions may not pickle)."""
     try:
         return "value", function(*arguments)
-    except RowError as error:
-        return "row", str(error)
-    except FatalError as error:
-        return "fatal", str(error)
-    except UsageError as error:
-        return "usage", str(error)
-    except MemoryError:
-        return "bug", "MemoryError: needs more memory than there is"
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return "fatal", f"{error.filename or 'output'}: {error.strerror}"
-        return "bug", f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
     except Exception as error:
-        return "bug", f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
+        return _failure(error)
+
+
+def _failure(error: Exception) -> tuple[str, str]:
+    for kind, cls in (("row", RowError), ("fatal", FatalError), ("usage", UsageError)):
+        if isinstance(error, cls):
+            return kind, str(error)
+    if isinstance(error, MemoryError):
+        return "bug", "MemoryError: needs more memory than there is"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "fatal", f"{error.filename or 'output'}: {error.strerror}"
+    return "bug", f"{type(error).__name__}: {error}\n{''.join(traceback.format_exception(error))}"
 
 
 def _result(future, task: Task) -> tuple[str, object]:

@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from avtools.engine import Outcome, Task, local
+from avtools.engine import Model, Outcome, Task, local
 from avtools.errors import AvtoolsError, FatalError
 
 POLL_S = 0.02
@@ -66,6 +66,7 @@ def lead(
     jobs: int,
     preload: Iterable[str],
     idle: Callable[[], float | None],
+    model: Model | None = None,
 ) -> Iterator[Outcome]:
     """Rank 0: share `rows`, do its part of them, and yield the outcomes of all ranks in order.
 
@@ -86,7 +87,7 @@ def lead(
     working = threading.Thread(
         target=guarded,
         args=(_do_share, world, folder, function, prepare, owner, None),
-        kwargs={"jobs": jobs, "preload": preload},
+        kwargs={"jobs": jobs, "preload": preload, "model": model},
         daemon=True,
     )
     sharing.start()
@@ -111,19 +112,21 @@ def lead(
         watch.close()
         _stop.set()
         working.join(10)
+        if working.is_alive():
+            local.stop_workers()
         shutil.rmtree(folder, ignore_errors=True)
 
 
 _stop = threading.Event()
 
 
-def follow(world: World, near: str | None, command: str, function: Callable, prepare: Callable, owner: Callable, *, jobs: int, preload: Iterable[str]) -> None:
+def follow(world: World, near: str | None, command: str, function: Callable, prepare: Callable, owner: Callable, *, jobs: int, preload: Iterable[str], model: Model | None = None) -> None:
     """Ranks above 0: do this rank's part of the shared rows."""
     folder = _spool(world, near, command)
     _greet(world, folder)
     watch = _Watch(world, folder)
     try:
-        _do_share(world, folder, function, prepare, owner, watch, jobs=jobs, preload=preload)
+        _do_share(world, folder, function, prepare, owner, watch, jobs=jobs, preload=preload, model=model)
         _write(os.path.join(folder, f"finished-{world.rank}"), "")
     except AvtoolsError as error:
         with contextlib.suppress(FileNotFoundError):  # rank 0 has ended already
@@ -136,7 +139,7 @@ def follow(world: World, near: str | None, command: str, function: Callable, pre
         watch.close()
 
 
-def _do_share(world, folder, function, prepare, owner, watch, *, jobs, preload) -> None:
+def _do_share(world, folder, function, prepare, owner, watch, *, jobs, preload, model) -> None:
     mine = (
         (number, record)
         for number, record in _shared_rows(folder, lambda: None)
@@ -154,7 +157,7 @@ def _do_share(world, folder, function, prepare, owner, watch, *, jobs, preload) 
                     raise FatalError(GONE)
             return 1.0
 
-        for outcome in local.run(function, mine, prepare, jobs=jobs, preload=preload, idle=idle):
+        for outcome in local.run(function, mine, prepare, jobs=jobs, preload=preload, idle=idle, model=model):
             file.write(json.dumps({"failure": outcome.failure, "value": outcome.value}) + "\n")
 
 

@@ -704,15 +704,37 @@ class _PictureCopy:
         return packet
 
 
+# --- pictures that are arrays -------------------------------------------------------------------------
+
+
+def write_frames(out, suffix: str, frames, fps: Fraction) -> None:
+    """Write `frames`, RGB as (number, height, width, 3) uint8, shown at the constant rate `fps`, as H.264 to `out`."""
+    height, width = frames.shape[1:3]
+    base = 1 / Fraction(fps)
+    with open_output(out, suffix) as output:
+        stream = output.add_stream("libx264", rate=1 / base, options={"crf": "18", "preset": PRESET})
+        context = stream.codec_context
+        context.width, context.height, context.time_base, context.thread_count = width, height, base, 1
+        context.pix_fmt = "yuv444p" if width % 2 or height % 2 else "yuv420p"
+        context.color_range, context.colorspace = 1, 6  # limited, BT.601: what the conversion below makes
+        for number, array in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(array, format="rgb24")
+            frame = frame.reformat(format=context.pix_fmt, dst_colorspace="ITU601", dst_color_range="MPEG")
+            frame.pts, frame.time_base, frame.duration = number, base, 1
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+
+
 # --- putting a sound onto a picture ---------------------------------------------------------------------
 
 
-def mux(picture_path, sound_path, out, suffix: str) -> None:
+def mux(picture_path, sound_path, out, suffix: str, trim: bool = False) -> None:
     """Write the picture of `picture_path`, not re-encoded, with the sound of `sound_path` to `out`.
 
     The first displayed frame and the sound's first sample are both at time 0.  Sound is encoded as AAC (192
     kbit/s for stereo), or copied where the container holds its codec exactly: AAC, PCM in .mkv and .mov, FLAC
-    in .mkv.  Raises :class:`ContainerRefused` if `suffix` cannot hold them.
+    in .mkv.  With `trim` the sound ends where the picture does, if it is longer.  Raises :class:`ContainerRefused`
+    if `suffix` cannot hold them.
     """
     suffix = suffix.lower()
     with open_input(picture_path, demux_only=True) as container:
@@ -725,6 +747,9 @@ def mux(picture_path, sound_path, out, suffix: str) -> None:
             raise MediaError(f"{show(sound_path)}: has no sound; give a sound file")
         if not sound.duration:
             raise MediaError(f"{show(sound_path)}: has no samples; give a sound file that has")
+    end = None
+    if trim and picture.duration is not None and sound.duration > picture.duration:
+        end = sound.start + picture.duration
     with open_input(picture_path, output=out) as seen, open_input(sound_path, output=out) as heard:
         video, audio = best_video(seen), best_audio(heard)
         skip_others(seen, [video])
@@ -732,11 +757,11 @@ def mux(picture_path, sound_path, out, suffix: str) -> None:
         with open_output(out, suffix, _mp4_options(suffix, sound.rate)) as output:
             copy = _PictureCopy(output, suffix, video, -picture.start)
             name = audio.codec_context.name
-            same = name == "aac" or (name.startswith("pcm_") and suffix in (".mkv", ".mov")) or (name == "flac" and suffix == ".mkv")
+            same = end is None and (name == "aac" or (name.startswith("pcm_") and suffix in (".mkv", ".mov")) or (name == "flac" and suffix == ".mkv"))
             if same:
                 packets = _copied(heard, audio, _SoundCopy(output, suffix, audio, -sound.start))
             else:
-                encoder = _SoundEncoder(output, suffix, audio.codec_context, sound, sound.start, None, False)
+                encoder = _SoundEncoder(output, suffix, audio.codec_context, sound, sound.start, end, False)
                 name = encoder.codec
                 packets = _encoded(heard, audio, encoder)
             _start_encoding(output, suffix, name)

@@ -1,0 +1,228 @@
+"""One sampler for all systems: rows to batches, a seed for each sample, media written beside the table.
+
+Workers decode what a system's `condition` asks for, the process of the model generates in batches, workers write.
+"""
+
+import functools
+import hashlib
+import os
+import re
+import tempfile
+
+from avtools.engine import Items, Model
+from avtools.errors import FatalError, RowError, UsageError
+from avtools.outputs import Want, place, safe_relpath, strip_suffix
+from avtools.rows.keys import PLACEHOLDER, key_of, path_of
+
+BATCH_SIZE = 8  # where the system's configuration says nothing
+PRECISIONS = ("fp32", "bf16", "fp16")
+HAND = {"video": "path", "image": "image_path", "audio": "audio_path", "text": "text"}  # option -> column
+
+
+def sample_seed(seed: int, key: str, index: int) -> int:
+    """The seed of a row's sample: 63 bits that depend on nothing else than these."""
+    text = f"{seed}\0{index}\0{key}".encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
+
+
+def device():
+    """The `torch.device` of this rank."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    local = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
+    torch.cuda.set_device(local % torch.cuda.device_count())
+    return torch.device("cuda", local % torch.cuda.device_count())
+
+
+def row_by_hand(given: dict[str, str | None]) -> dict | None:
+    """The row that --video, --image, --audio and --text make; None where none is given."""
+    row = {column: given[option] for option, column in HAND.items() if given[option] is not None}
+    if row and not any(column.endswith("path") for column in row):
+        row["id"] = re.sub(r"[^\w]+", "-", row["text"].lower()).strip("-")[:60] or "sample"
+    return row or None
+
+
+def work(system, weights, given: dict, *, samples: int = 1, batch_size: int | None = None, seed: int = 0, key: str | None = None, precision: str = "fp32", mux: bool = False, row: dict | None = None):
+    """The :class:`avtools.stream.Work` of sampling from `system` (an `avtools.system.System`).
+
+    `given`: steps, guidance, scheduler.  `samples` of each row; `key`: the column of the rows' keys.  `row`: one
+    made by hand, in place of a table.
+    """
+    from avtools.rows import Record
+    from avtools.stream import Work
+
+    if mux and "sound" not in system.makes:
+        raise UsageError(f"{system.name} makes no sound; leave out --mux")
+    plain = system.sample_options(given)
+    sound, picture = "sound" in system.makes, "picture" in system.makes
+    options = {
+        "condition": system.condition,
+        "plain": plain,
+        "reads": readable(system),
+        "sound": sound,
+        "picture": picture,
+        "mux": mux,
+        "samples": samples,
+        "seed": seed,
+        "key": key,
+    }
+    size = batch_size or configured_batch(system.config) or BATCH_SIZE
+    columns = ["generated_audio_path"] * sound + ["generated_path"] * (picture or mux) + ["group"] * (samples > 1)
+    records = None
+    if row is not None:
+        records = lambda stdin: (list(row), "csv", [Record(row, "options")])  # noqa: E731
+    return Work(
+        item,
+        options,
+        columns=columns,
+        needs=system.needs,
+        wants=wants,
+        operation=f"sample-{system.name}/1",
+        identity={"options": plain, "weights": system.weights_digest(weights), "seed": seed, "precision": precision},
+        model=Model(functools.partial(_load, system, weights, precision, plain), size, finish),
+        records=records,
+        preload=("avtools.media.video", "avtools.media.soundfiles", type(system).__module__),
+    )
+
+
+def readable(system) -> tuple[str, ...]:
+    """The columns on which a row's outputs may depend: those that `system.reads` names, else `system.needs`."""
+    return tuple(getattr(system, "reads", ())) or system.needs
+
+
+def configured_batch(config) -> int | None:
+    return getattr(getattr(config, "sampling", None), "batch_size", None)
+
+
+def _load(system, weights, precision: str, options: dict):
+    import torch
+
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    where = device()
+    if where.type == "cpu" and dtype is torch.float16:
+        raise FatalError("--precision fp16 needs a GPU, and there is none; use bf16 or fp32")
+    system.load(weights, where, dtype)
+
+    def generate(items: list[dict]) -> list[dict]:
+        with torch.inference_mode():
+            made = system.generate([item["condition"] for item in items], [item["seed"] for item in items], options)
+        return [{**result, "index": item["index"]} for item, result in zip(items, made, strict=True)]
+
+    return generate
+
+
+# --- what a row asks for --------------------------------------------------------------------------------
+
+
+def sources(row: dict, columns: tuple[str, ...]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Of the `columns` that a system reads, the files that the row has, and the other cells that are not empty."""
+    files, cells = [], {}
+    for column in columns:
+        if row.get(column) in (None, ""):
+            continue
+        if column != "path" and not column.endswith("_path"):
+            cells[column] = str(row[column])
+        elif os.path.basename(path_of(row, column)) != PLACEHOLDER:
+            files.append(row[column])
+    if not files and not cells:
+        raise RowError(f"the row has none of {', '.join(columns)}")
+    return tuple(dict.fromkeys(files)), cells
+
+
+def stem(row: dict, files: tuple[str, ...]) -> str:
+    """The row's place below DIR, without suffix; that of a row without files is its key."""
+    return place(row, files[0]) if files else strip_suffix(safe_relpath(key_of(row)))
+
+
+def wants(row: dict, options: dict) -> list[Want]:
+    from avtools.media.suffixes import video_suffixes
+
+    files, cells = sources(row, options["reads"])
+    own = stem(row, files)
+    key = key_of(row, options["key"])
+    found = []
+    for k in range(options["samples"]):
+        at = own + f"_{k}" * (options["samples"] > 1)
+        detail = "\0".join([f"{k} {key}", *(f"{name}={cell}" for name, cell in cells.items())])
+        if options["sound"]:
+            found.append(Want(f"sound {k}", files, (".wav",), relpath=at, detail=detail))
+        if options["picture"]:
+            found.append(Want(f"picture {k}", files, (".mp4",), relpath=at, detail=detail + "\0muxed" * options["mux"]))
+        elif options["mux"]:
+            seen = path_of(row, "path")
+            if os.path.basename(seen) == PLACEHOLDER:
+                raise RowError("the row has no picture to put the sound onto; leave out --mux")
+            suffixes = video_suffixes(seen)
+            found.append(Want(f"muxed {k}", tuple(dict.fromkeys((seen, *files))), suffixes, relpath=at, detail=detail))
+    return found
+
+
+# --- in the workers -------------------------------------------------------------------------------------
+
+
+def item(row: dict, maker, options: dict) -> Items:
+    """The samples of a row that have to be generated, each with the row's condition and its own seed."""
+    kinds = [kind for kind in ("sound", "picture") if options[kind]]
+    missing = [k for k in range(options["samples"]) if not all(maker.reusable(f"{kind} {k}") for kind in kinds)]
+    if not missing:
+        return Items([])
+    condition = options["condition"](row, options["plain"])
+    key = key_of(row, options["key"])
+    return Items([{"condition": condition, "seed": sample_seed(options["seed"], key, k), "index": k} for k in missing])
+
+
+def finish(row: dict, results: list[dict], maker, options: dict):
+    """Write what was generated of a row; what needed no generating is there."""
+    made = {result["index"]: result for result in results}
+    cells = [_write(k, row, made.get(k), maker, options) for k in range(options["samples"])]
+    return cells if options["samples"] > 1 else cells[0]
+
+
+def _write(k: int, row: dict, result: dict | None, maker, options: dict) -> dict:
+    from avtools.media import video
+
+    cells = {}
+    if result is not None:
+        _check(result, options)
+    if options["sound"]:
+        cells["generated_audio_path"] = maker.make(f"sound {k}", lambda out, suffix: _write_sound(out, suffix, result), _nothing).path
+    if options["picture"]:
+        sound = cells["generated_audio_path"] if options["mux"] else None
+        cells["generated_path"] = maker.make(f"picture {k}", lambda out, suffix: _write_picture(out, suffix, result, sound), _nothing).path
+    elif options["mux"]:
+        sound = cells["generated_audio_path"]
+        build = lambda out, suffix: video.mux(row["path"], sound, out, suffix, trim=True)  # noqa: E731
+        cells["generated_path"] = maker.make(f"muxed {k}", build, _nothing).path
+    return cells
+
+
+def _nothing(path: str) -> dict:
+    return {}  # no column of the table describes a generated file
+
+
+def _check(result: dict, options: dict) -> None:
+    import numpy as np
+
+    if options["sound"] and not np.isfinite(result["sound"]).all():
+        raise RowError("the generated sound is not finite; try --precision fp32")
+
+
+def _write_sound(out: str, suffix: str, result: dict) -> None:
+    from avtools.media.soundfiles import write_sound
+
+    sound = result["sound"]
+    with write_sound(out, suffix, result["rate"], sound.shape[1], "s16", frames=len(sound)) as write:
+        write(sound)
+
+
+def _write_picture(out: str, suffix: str, result: dict, sound: str | None) -> None:
+    from avtools.media import video
+
+    if sound is None:
+        video.write_frames(out, suffix, result["frames"], result["fps"])
+        return
+    with tempfile.NamedTemporaryFile(suffix=suffix) as silent:
+        video.write_frames(silent.name, suffix, result["frames"], result["fps"])
+        video.mux(silent.name, sound, out, suffix, trim=True)

@@ -1,0 +1,35 @@
+"""avtools features"""
+
+import click
+
+from avtools.cli import row_command
+
+
+def systems(ctx, param, incomplete):
+    from avtools.models.registry import SYSTEMS
+
+    return sorted(name for name in SYSTEMS if name.startswith(incomplete))
+
+
+@row_command(files=True)
+@click.argument("system", metavar="SYSTEM", shell_complete=systems)
+@click.option("--weights", metavar="[PART=]SOURCE", multiple=True, help="Weights of the system or of one of its parts: a file, a folder, a training run, or hf:OWNER/NAME[@REVISION] (repeatable).")
+@click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Rows encoded at once; halved where memory does not suffice (default: the system's).")
+@click.option("--preset", metavar="NAME", help="The system's configuration, where the weights do not tell it.")
+@click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="Change one value of the configuration (repeatable).")
+def command(shared, system, weights, batch_size, preset, sets):
+    """Compute once, for each row, what training SYSTEM would recompute every epoch with its frozen encoders.
+
+    Writes a safetensors file of arrays below DIR at the row's relpath (else its name) and adds features_path.  Each
+    file names the encoders that made it; 'train' uses it, and refuses one of other encoders.
+
+    \b
+        avtools features vta-ldm train.csv -d features > t.csv
+    """
+    from avtools import features
+    from avtools.hub import Weights
+    from avtools.models import registry
+
+    found, kind = Weights.parse(weights), registry.system(system)
+    found.check(part.name for part in kind.parts)
+    return features.work(kind.from_weights(found, preset, sets), found, batch_size=batch_size)

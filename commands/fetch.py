@@ -1,0 +1,58 @@
+"""avtools fetch"""
+
+import click
+
+from avtools.cli import row_command
+
+COLUMNS = ("part", "source", "path", "size", "licence")
+
+
+def systems(ctx, param, incomplete):
+    from avtools.models.registry import SYSTEMS
+
+    return sorted(name for name in SYSTEMS if name.startswith(incomplete))
+
+
+@row_command(inputs=False)
+@click.argument("system", metavar="SYSTEM", shell_complete=systems)
+@click.option("--part", "parts", metavar="NAME", multiple=True, help="Get this part, optional or not (repeatable; default: all that are not optional).")
+def command(shared, system, parts):
+    """Get the weights that a system needs into the hub's cache, for machines that have no network.
+
+    What is there already is not downloaded again; an interrupted download goes on.  HF_HOME names the cache's
+    folder.  Prints a row for each part: part, source, path (its folder in the cache), size (bytes), licence.
+    'avtools systems' lists systems and parts.
+
+    \b
+        avtools fetch vta-ldm
+    """
+    import os
+
+    from avtools.models import registry
+    from avtools.stream import Work, as_it_is
+
+    if shared.quiet:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    wanted = _wanted(system, registry.system(system).parts, parts)
+    return Work(as_it_is, records=lambda stdin: (list(COLUMNS), "csv", _fetched(system, wanted)), inline=True)
+
+
+def _wanted(system: str, known, names: tuple[str, ...]) -> list:
+    """The parts asked for, each once, in the order of the system."""
+    from avtools import hub
+    from avtools.errors import UsageError
+
+    by_name = {part.name or hub.MAIN: part for part in known}
+    for name in names:
+        if name not in by_name:
+            raise UsageError(f"{system} has no part '{name}' (it has: {', '.join(by_name) or 'none'})")
+    return [part for name, part in by_name.items() if (name in names if names else not part.optional)]
+
+
+def _fetched(system: str, parts: list):
+    from avtools import hub, rows
+
+    for part in parts:
+        path = hub.locate(part.source, part, system)
+        cells = (part.name or hub.MAIN, part.source, str(path), hub.size_of(path, part.files), part.licence)
+        yield rows.Record(dict(zip(COLUMNS, cells, strict=True)), part.source)

@@ -1,0 +1,1 @@
+"""Networks and codecs that two or more systems share."""

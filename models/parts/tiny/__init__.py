@@ -1,0 +1,1 @@
+"""Small codecs and encoders without weights, so that every preset `tiny` learns without downloads."""
