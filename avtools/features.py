@@ -57,11 +57,11 @@ def _difference(found: dict, wanted: dict) -> str:
 
 def work(system, weights, *, batch_size: int | None = None):
     """The :class:`avtools.stream.Work` of computing `system`'s features."""
-    from avtools.sampling import configured_batch, readable
+    from avtools.sampling import config_digest, configured_batch, readable
     from avtools.stream import Work
 
     plain = system.feature_options()
-    options = {"item": system.feature_item, "plain": plain, "reads": readable(system)}
+    options = {"item": system.feature_item, "plain": plain, "reads": tuple(system.encodes) or readable(system)}
     return Work(
         item,
         options,
@@ -69,7 +69,7 @@ def work(system, weights, *, batch_size: int | None = None):
         needs=system.needs,
         wants=wants,
         operation=f"features-{system.name}/{VERSION}",
-        identity={"options": plain, "weights": system.weights_digest(weights)},
+        identity={"options": plain, "config": config_digest(system.config), "weights": system.encoders_digest(weights)},
         model=Model(functools.partial(_load, system, weights), batch_size or configured_batch(system.config) or BATCH_SIZE, finish),
         preload=(type(system).__module__,),
     )
@@ -80,7 +80,7 @@ def _load(system, weights):
 
     from avtools.sampling import device
 
-    system.load(weights, device(), torch.float32)
+    system.load_encoders(weights, device(), torch.float32)
     facts = system.encoder_facts()
 
     def encode(items: list[dict]) -> list[dict]:

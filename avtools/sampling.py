@@ -3,8 +3,10 @@
 Workers decode what a system's `condition` asks for, the process of the model generates in batches, workers write.
 """
 
+import dataclasses
 import functools
 import hashlib
+import json
 import os
 import re
 import tempfile
@@ -80,7 +82,7 @@ def work(system, weights, given: dict, *, samples: int = 1, batch_size: int | No
         needs=system.needs,
         wants=wants,
         operation=f"sample-{system.name}/1",
-        identity={"options": plain, "weights": system.weights_digest(weights), "seed": seed, "precision": precision},
+        identity={"options": plain, "config": config_digest(system.config), "weights": system.weights_digest(weights), "seed": seed, "precision": precision},
         model=Model(functools.partial(_load, system, weights, precision, plain), size, finish),
         records=records,
         preload=("avtools.media.video", "avtools.media.soundfiles", type(system).__module__),
@@ -89,7 +91,13 @@ def work(system, weights, given: dict, *, samples: int = 1, batch_size: int | No
 
 def readable(system) -> tuple[str, ...]:
     """The columns on which a row's outputs may depend: those that `system.reads` names, else `system.needs`."""
-    return tuple(getattr(system, "reads", ())) or system.needs
+    return tuple(system.reads) or system.needs
+
+
+def config_digest(config) -> str:
+    """What identifies a configuration, but for how it trains and how it samples (those options count by themselves)."""
+    values = {name: value for name, value in dataclasses.asdict(config).items() if name not in ("train", "sampling")}
+    return hashlib.blake2b(json.dumps(values, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
 
 
 def configured_batch(config) -> int | None:
@@ -136,12 +144,24 @@ def stem(row: dict, files: tuple[str, ...]) -> str:
     return place(row, files[0]) if files else strip_suffix(safe_relpath(key_of(row)))
 
 
+def picture_of(row: dict) -> str:
+    """The row's video, also under the name that other programs' tables give its column."""
+    return path_of(row, "video_path" if not row.get("path") and row.get("video_path") else "path")
+
+
+def sample_key(row: dict, column: str | None) -> str:
+    """The row's key, of which its seeds are made."""
+    if column is None and not row.get("path") and row.get("video_path"):
+        row = {**row, "path": row["video_path"]}
+    return key_of(row, column)
+
+
 def wants(row: dict, options: dict) -> list[Want]:
     from avtools.media.suffixes import video_suffixes
 
     files, cells = sources(row, options["reads"])
     own = stem(row, files)
-    key = key_of(row, options["key"])
+    key = sample_key(row, options["key"])
     found = []
     for k in range(options["samples"]):
         at = own + f"_{k}" * (options["samples"] > 1)
@@ -151,7 +171,7 @@ def wants(row: dict, options: dict) -> list[Want]:
         if options["picture"]:
             found.append(Want(f"picture {k}", files, (".mp4",), relpath=at, detail=detail + "\0muxed" * options["mux"]))
         elif options["mux"]:
-            seen = path_of(row, "path")
+            seen = picture_of(row)
             if os.path.basename(seen) == PLACEHOLDER:
                 raise RowError("the row has no picture to put the sound onto; leave out --mux")
             suffixes = video_suffixes(seen)
@@ -169,7 +189,7 @@ def item(row: dict, maker, options: dict) -> Items:
     if not missing:
         return Items([])
     condition = options["condition"](row, options["plain"])
-    key = key_of(row, options["key"])
+    key = sample_key(row, options["key"])
     return Items([{"condition": condition, "seed": sample_seed(options["seed"], key, k), "index": k} for k in missing])
 
 
@@ -193,7 +213,7 @@ def _write(k: int, row: dict, result: dict | None, maker, options: dict) -> dict
         cells["generated_path"] = maker.make(f"picture {k}", lambda out, suffix: _write_picture(out, suffix, result, sound), _nothing).path
     elif options["mux"]:
         sound = cells["generated_audio_path"]
-        build = lambda out, suffix: video.mux(row["path"], sound, out, suffix, trim=True)  # noqa: E731
+        build = lambda out, suffix: video.mux(picture_of(row), sound, out, suffix, trim=True)  # noqa: E731
         cells["generated_path"] = maker.make(f"muxed {k}", build, _nothing).path
     return cells
 
@@ -226,3 +246,25 @@ def _write_picture(out: str, suffix: str, result: dict, sound: str | None) -> No
     with tempfile.NamedTemporaryFile(suffix=suffix) as silent:
         video.write_frames(silent.name, suffix, result["frames"], result["fps"])
         video.mux(silent.name, sound, out, suffix, trim=True)
+
+
+def preview(system, rows: list[dict], folder: str) -> None:
+    """Let a system as it is in memory (in training, say) make something of a few rows, to look at and listen to."""
+    options = system.sample_options({"steps": None, "guidance": None, "scheduler": None})
+    items, keys = [], []
+    for row in rows:
+        try:
+            items.append(system.condition(row, options))
+            keys.append(key_of(row))
+        except RowError:
+            continue  # reported where it is trained or validated on
+    if not items:
+        return
+    os.makedirs(folder, exist_ok=True)
+    results = system.generate(items, [sample_seed(0, key, 0) for key in keys], options)
+    for key, result in zip(keys, results, strict=True):
+        name = os.path.join(folder, strip_suffix(os.path.basename(key)))
+        if "sound" in result:
+            _write_sound(name + ".wav", ".wav", result)
+        if "frames" in result:
+            _write_picture(name + ".mp4", ".mp4", result, name + ".wav" if "sound" in result else None)

@@ -60,6 +60,7 @@ class Work:
     model: Model | None = None
     identity: dict | None = None
     settles: bool = False  # done to its own result, the operation changes nothing
+    sees: Callable[[dict], None] | None = None  # called with each finished row, in order, where rows are written; keys that begin with NUL are for it alone
     sees_errors: bool = False  # rows that came with an `error` are worked on too, not passed through
 
 
@@ -316,6 +317,9 @@ class _Run:
     def _put(self, record: rows.Record, made: list[dict]) -> bool:
         try:
             for row in made:
+                if self.work.sees is not None:
+                    self.work.sees(row)
+                    row = _visible(row)
                 self.writer.write(row)
                 for tee in self.work.tees:
                     tee.write(row)
@@ -328,6 +332,8 @@ class _Run:
     def _bad(self, record: rows.Record, reason: str, keep: bool = True) -> None:
         self.bad += 1
         self.say(f"{record.origin}: {reason}", always=True)
+        if self.work.sees is not None:
+            record = record._replace(row=_visible(record.row))
         if self.error_writer is not None:
             self.error_writer.write({**record.row, "error": reason})
         if keep and self.shared.on_error == "keep":
@@ -384,6 +390,11 @@ def _value(cells, maker: outputs.Maker | None) -> dict:
     if maker is None:
         return {"cells": cells}
     return {"cells": cells, "targets": maker.targets, "why": maker.why, "counts": maker.counts}
+
+
+def _visible(row: dict) -> dict:
+    """The row without what is between a command's workers and its end alone (:attr:`Work.sees`)."""
+    return {column: cell for column, cell in row.items() if column[:1] != "\0"}
 
 
 def _slice(records: Iterable[rows.Record], shard: tuple[int, int] | None) -> Iterator[rows.Record]:

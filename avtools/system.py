@@ -22,6 +22,8 @@ class System:
     parts: ClassVar[tuple[Part, ...]] = ()  # what it may download
     makes: ClassVar[tuple[str, ...]] = ("sound",)  # of "sound" and "picture": what sampling writes
     needs: ClassVar[tuple[str, ...]] = ("path",)  # columns of which a sampled row has at least one
+    reads: tuple[str, ...] = ()  # the columns on which a sampled row's outputs depend; none: `needs`
+    encodes: tuple[str, ...] = ()  # the columns on which a row's features depend; none: `reads`
     Config: ClassVar[type]  # a dataclass; its field `train` is an avtools.training.config.Train
     presets: ClassVar[dict[str, dict]] = {}  # nested overrides of Config's defaults
 
@@ -51,6 +53,9 @@ class System:
         import torch
 
         return {name: torch.stack([torch.from_numpy(item[name]) for item in items]) for name in items[0]}
+
+    def check_row(self, row: dict) -> None:
+        """Look at the table's first row once, before training; UsageError where such rows do not fit the configuration."""
 
     def item_is_fixed(self) -> bool:
         """Whether items do not depend on their draw (no augmentation), so that the loader may keep them."""
@@ -106,6 +111,11 @@ class System:
         """Load all networks for sampling and features, strictly."""
         raise NotImplementedError
 
+    @classmethod
+    def convert(cls, weights: Weights, folder: str) -> str:
+        """Write the released `weights` as a checkpoint folder of our own; its path."""
+        raise NotImplementedError
+
     def weights_digest(self, weights: Weights) -> str:
         """What identifies all weights that :meth:`load` would read; part of the identity of outputs."""
         raise NotImplementedError
@@ -141,6 +151,14 @@ class System:
     def encode(self, items: list[dict]) -> list[dict]:
         """What the frozen encoders make of each item: name -> array, as written into its features file."""
         raise NotImplementedError
+
+    def load_encoders(self, weights: Weights, device, dtype) -> None:
+        """Load the frozen networks that :meth:`encode` needs."""
+        self.load(weights, device, dtype)
+
+    def encoders_digest(self, weights: Weights) -> str:
+        """What identifies the weights that :meth:`load_encoders` would read."""
+        return self.weights_digest(weights)
 
     def encoder_facts(self) -> dict[str, str]:
         """Names, digests and options of the frozen encoders: a features file holds them, training compares them."""

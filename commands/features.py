@@ -3,16 +3,11 @@
 import click
 
 from avtools.cli import row_command
-
-
-def systems(ctx, param, incomplete):
-    from avtools.models.registry import SYSTEMS
-
-    return sorted(name for name in SYSTEMS if name.startswith(incomplete))
+from avtools.models.registry import systems_beginning
 
 
 @row_command(files=True)
-@click.argument("system", metavar="SYSTEM", shell_complete=systems)
+@click.argument("system", metavar="SYSTEM", shell_complete=systems_beginning)
 @click.option("--weights", metavar="[PART=]SOURCE", multiple=True, help="Weights of the system or of one of its parts: a file, a folder, a training run, or hf:OWNER/NAME[@REVISION] (repeatable).")
 @click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Rows encoded at once; halved where memory does not suffice (default: the system's).")
 @click.option("--preset", metavar="NAME", help="The system's configuration, where the weights do not tell it.")

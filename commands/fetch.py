@@ -3,18 +3,13 @@
 import click
 
 from avtools.cli import row_command
+from avtools.models.registry import systems_beginning
 
 COLUMNS = ("part", "source", "path", "size", "licence")
 
 
-def systems(ctx, param, incomplete):
-    from avtools.models.registry import SYSTEMS
-
-    return sorted(name for name in SYSTEMS if name.startswith(incomplete))
-
-
 @row_command(inputs=False)
-@click.argument("system", metavar="SYSTEM", shell_complete=systems)
+@click.argument("system", metavar="SYSTEM", shell_complete=systems_beginning)
 @click.option("--part", "parts", metavar="NAME", multiple=True, help="Get this part, optional or not (repeatable; default: all that are not optional).")
 def command(shared, system, parts):
     """Get the weights that a system needs into the hub's cache, for machines that have no network.

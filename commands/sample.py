@@ -3,16 +3,11 @@
 import click
 
 from avtools.cli import SOUNDS, VIDEOS, Files, row_command
-
-
-def systems(ctx, param, incomplete):
-    from avtools.models.registry import SYSTEMS
-
-    return sorted(name for name in SYSTEMS if name.startswith(incomplete))
+from avtools.models.registry import systems_beginning
 
 
 @row_command(files=True, instead=("video", "image", "audio", "text"))
-@click.argument("system", metavar="SYSTEM", shell_complete=systems)
+@click.argument("system", metavar="SYSTEM", shell_complete=systems_beginning)
 @click.option("--weights", metavar="[PART=]SOURCE", multiple=True, help="Weights of the system or of one of its parts: a file, a folder, a training run, or hf:OWNER/NAME[@REVISION] (repeatable).")
 @click.option("--video", metavar="FILE", type=Files(*VIDEOS), help="Make one row by hand: its video.")
 @click.option("--image", metavar="FILE", type=Files("png", "jpg", "jpeg", "webp", "bmp"), help="Make one row by hand: its picture to animate.")

@@ -6,7 +6,7 @@ from avtools.cli import FractionType, Size, row_command
 from avtools.media.columns import VIDEO_COLUMNS
 
 RATES = (16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)  # those of AAC that hold all the sounds
-FACTS = ("class", "colour", "side", "event_times", "active", "stem_path", "mask_path", "box", "visible")
+FACTS = ("class", "colour", "side", "events", "event_times", "active", "stem_path", "mask_path", "box", "visible")
 COLUMNS = ("path", "id", "relpath", *VIDEO_COLUMNS, "text", "audio_text", *FACTS, "mixture_path", "ambience_path", "objects")
 
 
@@ -58,14 +58,14 @@ def command(shared, count, **options):
     text                         "a red ball bounces three times on the left"
     audio_text                   "three low thumps on the left"
     class, colour, side          of the main object; side is left, centre or right
-    event_times                  [seconds, ...], each a sample's number / --rate
+    events, event_times          how many; [seconds, ...], each a sample's number / --rate
     active                       [[start, end], ...] seconds where its stem is not silent
     stem_path, mask_path         its files
     box                          [[x, y, width, height], ...] pixels, a box for each frame
     visible                      [true, ...], whether it is seen, for each frame
     mixture_path, ambience_path  these files
-    objects                      [{class, colour, side, event_times, active, stem_path, mask_path,
-                                 box, visible}, ...] for all objects, the main one first
+    objects                      [{class, colour, side, events, event_times, active, stem_path,
+                                 mask_path, box, visible}, ...] for all objects, the main one first
 
     \b
         avtools synth -n 100 -d toys -o toys.csv

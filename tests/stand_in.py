@@ -53,7 +53,8 @@ class StandIn(System):
     name, title, source, licence = "stand-in", "A tone", "none", "none"
     parts = (hub.Part("", "the tone", "hf:nobody/stand-in", ("*.bin",), 1000, "none"),)
     Config = Config
-    reads = ("path", "text")
+    needs = ("path", "video_path")
+    reads = ("path", "video_path", "text")
     presets = {"tiny": {"seconds": 0.25}}
 
     @classmethod
@@ -82,8 +83,9 @@ class StandIn(System):
             os.kill(os.getpid(), signal.SIGSEGV)
         if do == "slow":
             time.sleep(3)
-        note(options["calls"], f"decode {row['path']}")
-        return {"level": brightness(row["path"]), "do": do, "weight": np.zeros(200_000, np.uint8)}
+        path = row.get("path") or row["video_path"]
+        note(options["calls"], f"decode {path}")
+        return {"level": brightness(path), "do": do, "weight": np.zeros(200_000, np.uint8)}
 
     def generate(self, items, seeds, options):
         note(self.config.calls, f"generate {len(items)}")

@@ -22,7 +22,7 @@ def key_of(row: dict, column: str | None = None) -> str:
     for name in ("relpath", "id"):
         if not _empty(row.get(name)):
             return str(row[name])
-    for name in ("path", "audio_path", "image_path"):
+    for name in ("path", "video_path", "audio_path", "audio_file", "image_path"):
         file = os.path.basename(str(row.get(name) or ""))
         if file and file != PLACEHOLDER:
             return file

@@ -177,6 +177,7 @@ def facts(clip: Clip, thing: Thing) -> dict:
         "class": thing.kind,
         "colour": thing.colour,
         "side": thing.side,
+        "events": len(thing.onsets),
         "event_times": [clip.seconds(onset) for onset in thing.onsets],
         "active": [[clip.seconds(a), clip.seconds(b)] for a, b in active(clip, thing)],
     }

@@ -36,6 +36,7 @@ class Train:
     keep: int = 2  # newest checkpoints that are kept
     save_best: str | None = None  # a validation value whose best checkpoint is kept; null: valid_loss
     log_every: int = 10  # steps
+    previews: int = 2  # validation rows of which each validation makes a sample, in RUN/samples
     cache_gb: float = 0.0  # memory for items that never change, so that each is read once
     fsdp: bool = False  # shard parameters, gradients and optimizer over the ranks (FSDP2)
     compile: bool = False  # torch.compile

@@ -19,6 +19,7 @@ import torch.distributed as dist
 
 from avtools import hub
 from avtools.errors import FatalError, UsageError
+from avtools.sampling import preview
 from avtools.system import System
 from avtools.training import checkpoint
 from avtools.training.config import Train
@@ -80,6 +81,7 @@ class Trainer:
         train, ranks, system = self.train, self.ranks, self.system
         torch.manual_seed(draw_of(train.seed, "build"))
         system.build(weights, init, ranks.device)
+        system.check_row(self.table[0])
         module = system.trainable.to(ranks.device)
         module.train()
         if train.compile:
@@ -363,7 +365,7 @@ class Trainer:
         )  # fmt: skip
         return self.loader
 
-    def fit(self, valid: Table | None = None, preview=None) -> None:
+    def fit(self, valid: Table | None = None) -> None:
         """Train from the present state to the end, or until a signal asks for it (then RUN/requeue is there)."""
         train, ranks, state, log = self.train, self.ranks, self.state, self.log
         loader = self.open_loader()
@@ -386,7 +388,7 @@ class Trainer:
                 if state.step % train.log_every == 0 or last or stopping:
                     log.write(meter.line())
                 if valid_loader is not None and (state.step % train.eval_every == 0 or last) and not stopping:
-                    self._validate(valid_loader, preview)
+                    self._validate(valid_loader)
                     meter.rest()
                 if last or stopping or state.step % train.checkpoint_every == 0 or state.step in train.milestones:
                     self.save()
@@ -403,16 +405,18 @@ class Trainer:
             if valid_loader is not None:
                 valid_loader.close()
 
-    def _validate(self, loader: Loader, preview) -> None:
+    def _validate(self, loader: Loader) -> None:
         train, state = self.train, self.state
         values = self.evaluate(loader, train.batch_size)
         self.log.write({"step": state.step, **values})
         name = train.save_best or "valid_loss"
         if name not in values:
             raise UsageError(f"--save-best {name}: validation gives {', '.join(sorted(values))}")
-        if preview is not None:
+        if train.previews and not (train.fsdp and self.ranks.size > 1):  # sharded weights are on no rank whole
+            rows = [loader.table[number] for number in range(min(train.previews, len(loader.table)))]
+            folder = os.path.join(self.run, "samples", checkpoint.NAME.format(state.step))
             with self.averaged():
-                self.ranks.first(lambda: preview(self))
+                self.ranks.first(lambda: preview(self.system, rows, folder))
         best = checkpoint.best_of(self.run)
         lower = "loss" in name or "error" in name
         if math.isfinite(values[name]) and (not best or (values[name] < best["value"]) == lower and values[name] != best["value"]):

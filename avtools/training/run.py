@@ -22,6 +22,7 @@ from avtools import __version__, hub
 from avtools.errors import FatalError, UsageError
 from avtools.identity import identity
 from avtools.outputs import output_failure
+from avtools.sampling import preview
 from avtools.system import System
 from avtools.training import checkpoint, config, table
 from avtools.training.data import Loader, longest
@@ -30,7 +31,7 @@ from avtools.training.loop import Trainer
 from avtools.training.ranks import Ranks
 
 #: Settings that change when things happen, not what is computed: free to change when a run goes on.
-FREE = ("eval_every", "checkpoint_every", "milestones", "keep", "save_best", "log_every", "cache_gb", "max_nan")
+FREE = ("eval_every", "checkpoint_every", "milestones", "keep", "save_best", "log_every", "previews", "cache_gb", "max_nan")
 
 
 @dataclasses.dataclass
@@ -88,16 +89,8 @@ def _train(system: System, request: Request, ranks: Ranks, log: Log, rows: table
     else:
         count = sum(p.numel() for p in system.trainable.parameters() if p.requires_grad)
         log.write({"step": 0, "rows": len(rows), "parameters": count, "steps": trainer.total_steps, "ranks": ranks.size, "batch": trainer.per_step, "device": str(ranks.device)})
-    trainer.fit(valid, _preview if valid is not None else None)
+    trainer.fit(valid)
     return 0
-
-
-def _preview(trainer: Trainer) -> None:
-    """Let the model make something of the first validation rows, to look at and listen to."""
-    # the sampler's own writing; imported here because training alone needs none of it
-    from avtools.sampling import preview
-
-    preview(trainer.system, trainer.valid_rows(), os.path.join(trainer.run, "samples", checkpoint.NAME.format(trainer.state.step)))
 
 
 @contextlib.contextmanager
@@ -241,7 +234,7 @@ def _rehearse(system: System, request: Request, ranks: Ranks, log: Log, rows: ta
         begun = time.perf_counter()
         trainer.save()
         report["checkpoint_s"] = round(time.perf_counter() - begun, 3)
-        report["checkpoint_mb"] = round(sum(e.stat().st_size for e in os.scandir(checkpoint.folder_of(place, 1))) / 1e6, 1) if ranks.leads else 0
+        report["checkpoint_mb"] = round(sum(e.stat().st_size for e in os.scandir(checkpoint.folder_of(place, 1))) / 1e6, 3) if ranks.leads else 0
         before = {name: tensor.clone() for name, tensor in trainer.tensors()["model"].items()}
         del trainer
         trainer = made()
@@ -262,8 +255,6 @@ def _rehearse(system: System, request: Request, ranks: Ranks, log: Log, rows: ta
         with trainer.averaged():
 
             def sample() -> None:
-                from avtools.sampling import preview
-
                 begun = time.perf_counter()
                 preview(system, [rows[numbers[0]]], os.path.join(place, "sample"))
                 report["sample_s"] = round(time.perf_counter() - begun, 3)

@@ -7,7 +7,7 @@ import functools
 import hashlib
 
 from avtools import hub
-from avtools.errors import UsageError
+from avtools.errors import MediaError, UsageError
 from avtools.models.vta_ldm import data
 from avtools.models.vta_ldm.config import PRESETS, Config
 from avtools.system import System
@@ -37,8 +37,7 @@ class VtaLdm(System):
     released_run = False
     parts = (MAIN, CLIP, VIVIT, CODEC)
     makes = ("sound",)
-    needs = ("path", "video_path", "text")
-    reads = ("path", "video_path", "text", "description")
+    needs = (*data.VIDEO_COLUMNS, *data.TEXT_COLUMNS)
     Config = Config
     presets = PRESETS
     condition = staticmethod(data.condition)
@@ -53,6 +52,9 @@ class VtaLdm(System):
             raise UsageError(f"token_dim {config.token_dim} must be the UNet's cross_attention_dim, {config.unet['cross_attention_dim']}")
         if config.condition == "text" and config.time_conditioning != "cross":
             raise UsageError("text alone has no time to align with; --set time_conditioning=cross")
+        texts = () if config.condition == "video" else data.TEXT_COLUMNS
+        self.reads = (*data.VIDEO_COLUMNS, *texts)
+        self.encodes = (*data.VIDEO_COLUMNS, *data.SOUND_COLUMNS, *texts)
         self.codec = self.encoder = self.text_encoder = self.denoiser = None
 
     @functools.cached_property
@@ -85,7 +87,7 @@ class VtaLdm(System):
 
                 self.encoder = Pixels(config.frame_size)
             else:
-                self.encoder = checkpoint.picture_encoder(config, weights, CLIP, VIVIT)
+                self.encoder = checkpoint.picture_encoder(config, weights, CLIP, VIVIT, MAIN)
             if self.encoder.dim != config.feature_dim:
                 raise UsageError(f"feature_dim {config.feature_dim}: the encoder {config.encoder} gives {self.encoder.dim}")
         if config.condition != "video":
@@ -135,12 +137,29 @@ class VtaLdm(System):
 
     def item_work(self):
         options = data.options_of(self.config, self._samples())
-        augmented = self.config.concat_augment or self.config.mix_augment or self.config.random_crop
-        options["facts"] = None if augmented else self.encoder_facts()
+        options["facts"] = None if self._ruled_out() else self.encoder_facts()
         return data.training_item, options
 
     def item_is_fixed(self) -> bool:
-        return not (self.config.random_crop or self.config.concat_augment or self.config.mix_augment)
+        return not self._ruled_out()
+
+    def _ruled_out(self) -> list[str]:
+        """What makes an item another one each time, so that cached features cannot have it."""
+        return [name for name in ("random_crop", "concat_augment", "mix_augment") if getattr(self.config, name)]
+
+    def check_row(self, row: dict) -> None:
+        if not row.get("features_path"):
+            return
+        if self._ruled_out():
+            names = self._ruled_out()
+            sets = " ".join(f"--set {name}={'false' if name == 'random_crop' else 0}" for name in names)
+            raise UsageError(f"the table has cached features (features_path), which rule out {', '.join(names)}: {sets}, or drop that column")
+        from avtools import features
+
+        try:
+            features.read(row["features_path"], self.encoder_facts())
+        except MediaError as error:
+            raise UsageError(str(error)) from None
 
     def partner(self, row: dict, draw: int) -> int | None:
         options = {"concat_augment": self.config.concat_augment, "mix_augment": self.config.mix_augment}
@@ -232,6 +251,12 @@ class VtaLdm(System):
         self._place(device, dtype)
         self.denoiser.to(device, dtype).eval().requires_grad_(False)
 
+    @classmethod
+    def convert(cls, weights: hub.Weights, folder: str) -> str:
+        from avtools.models.vta_ldm import checkpoint
+
+        return str(checkpoint.convert(hub.locate(weights.get(""), MAIN, cls.name), folder))
+
     def weights_digest(self, weights: hub.Weights) -> str:
         from avtools.models.vta_ldm import checkpoint
 
@@ -271,6 +296,28 @@ class VtaLdm(System):
 
     def feature_options(self) -> dict:
         return data.options_of(self.config, self._samples())
+
+    def load_encoders(self, weights: hub.Weights, device, dtype) -> None:
+        from avtools.models.vta_ldm import checkpoint
+
+        self.codec = self._codec()
+        if self.config.codec == "audioldm":
+            checkpoint.load_codec(self.codec, weights, MAIN, CODEC)
+        self._encoders(weights)
+        self._place(device, dtype)
+
+    def encoders_digest(self, weights: hub.Weights) -> str:
+        from avtools.models.vta_ldm import checkpoint
+
+        config, found = self.config, []
+        wanted = [CODEC] * (config.codec == "audioldm")
+        wanted += [VIVIT if config.encoder == "vivit" else CLIP] * (config.encoder != "pixels" and config.condition != "text" or config.condition != "video")
+        for part in wanted:
+            if weights.get(part.name) is None and weights.get("") is not None:  # they lie beside the diffusion model
+                found.append(checkpoint.digest_of(hub.locate(weights.get(""), MAIN, self.name)))
+            else:
+                found.append(hub.digest(hub.locate(weights.get(part.name), part, self.name)))
+        return "-".join(found) or "without weights"
 
     def encode(self, items: list[dict]) -> list[dict]:
         import torch

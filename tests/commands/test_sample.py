@@ -96,7 +96,7 @@ def test_what_makes_another_file_is_done_again(clips, avtools):
 
     assert made("--weights", "w") == 2 and made("--weights", "v") == 2
     more = ["--weights", "v"]
-    for option in (["--seed", "1"], ["--steps", "7"], ["--precision", "bf16"]):
+    for option in (["--seed", "1"], ["--steps", "7"], ["--precision", "bf16"], ["--set", "seconds=1"]):
         more += option
         assert made(*more) == 2
     assert made(*more, text="a dog") == 2
@@ -211,7 +211,7 @@ class TestByHand:
 
     def test_what_the_system_cannot_use(self, clips, avtools):
         done = avtools(*SAMPLE, "--audio", clips / "3.mp4", status=1)
-        assert "none of path, text" in done.stderr
+        assert "none of path, video_path, text" in done.stderr
 
     def test_a_place_for_a_caption(self):
         from avtools import sampling
@@ -224,6 +224,14 @@ def test_placeholder_is_no_picture(clips, avtools):
     text = "path,relpath,do,text\nplaceholder.mp4,a.wav,,\n" + table(clips, [1]).split("\n", 1)[1]
     done = avtools(*SAMPLE, input=text, status=1)
     assert len(rows(done.stdout)) == 1 and "<stdin>:2" in done.stderr
+
+
+def test_another_programs_name_for_the_video(clips, avtools):
+    (row,) = rows(avtools(*SAMPLE, "--mux", input=f"video_path\n{clips}/1.mp4\n").stdout)
+    assert row["generated_path"] == "out/1.mp4"
+    made = files(avtools.folder / "out")
+    avtools(*SAMPLE, "-d", "other", "--video", clips / "1.mp4")
+    assert made["1.wav"] == (avtools.folder / "other/1.wav").read_bytes()
 
 
 def test_rows_of_one_clip_share_one_sample(clips, avtools):

@@ -332,6 +332,7 @@ def test_best_newest_and_milestones_are_kept(tmp_path):
     assert set(measured) == set(range(2, 21, 2))
     assert best == {"step": min(measured, key=measured.get), "metric": "valid_loss", "value": min(measured.values())}
     assert set(checkpoint.steps(str(tmp_path / "run"))) == {4, 18, 20, best["step"]}
+    assert (tmp_path / "run" / "samples" / "step-00000002" / "000.wav").stat().st_size > 44  # of the first validation row
     assert hub.checkpoint_of(str(tmp_path / "run")).name == f"step-{best['step']:08d}"
     with pytest.raises(UsageError, match="valid_loss"):
         fit(tmp_path / "other", table, "save_best=nothing", valid=valid)
@@ -372,9 +373,10 @@ def test_the_learning_rate_warms_up_and_falls(tmp_path):
 
 
 def test_a_rehearsal_reports_and_leaves_nothing(tmp_path):
-    table = write_rows(tmp_path / "rows.csv", length={5: 900})
+    table = write_rows(tmp_path / "rows.csv", duration={5: 9})
     (line,) = [line for line in fit(tmp_path / "run", table, "batch_size=1", rehearse=True) if line.get("rehearsal")]
     assert line["step_s"] > 0 and line["checkpoint_mb"] > 0 and line["memory_mb"] > 0 and line["hours"] >= 0
+    assert line["longest_rows"] == [6]
     assert not list((tmp_path / "run").glob("*.tmp")) and not checkpoint.steps(str(tmp_path / "run"))
 
 
@@ -452,7 +454,7 @@ def test_wrong_usage_is_said_before_anything_is_made(tmp_path):
         (["--preset", "large"], "no preset"),
     ]:
         assert told in program(table, "-d", tmp_path / "run", *arguments, status=2).stderr
-    assert "no table" in program("-d", tmp_path / "none", status=2).stderr
+    assert "empty" in program("-d", tmp_path / "none", status=2).stderr
     (tmp_path / "empty.csv").write_text("id,x\n")
     assert "no rows" in program(tmp_path / "empty.csv", "-d", tmp_path / "run2", status=2).stderr
 

@@ -62,6 +62,7 @@ class Toy(System):
 
     def build(self, weights, init, device):
         self.net = Net(self.config.width, self.config.dropout)
+        self.net.judge.requires_grad_(self.config.kind == "two")
         if self.config.kind == "adapters":
             self.net.requires_grad_(False)
             self.net.adapter.requires_grad_(True)
@@ -124,3 +125,14 @@ class Toy(System):
 
     def evaluate(self, module, batch):
         return {"loss": (module(batch["x"]) - batch["y"]).square().mean(1)}
+
+    def sample_options(self, given):
+        return {}
+
+    @staticmethod
+    def condition(row, options):
+        return {"x": np.full(3, float(row["x"]), np.float32)}
+
+    def generate(self, items, seeds, options):
+        made = self.net(torch.from_numpy(np.stack([item["x"] for item in items])))
+        return [{"sound": one.detach().numpy()[:, None].clip(-1, 1), "rate": 8000} for one in made]

@@ -1,0 +1,232 @@
+"""The metric protocol: what `score` asks of a metric, and what it makes of many rows.
+
+A metric judges one pair of picture and sound (:class:`avtools.metrics.media.Pair`) or a whole set of them.
+
+- Of a row (`per_row`): :meth:`Metric.row` gives its columns; the set's summary (mean, count, what was skipped and
+  why, 95 % interval) is made of these alone.
+- Of a set: :meth:`Metric.features` gives arrays for each row, which `accumulate` puts into a state; states of parts
+  of the set are joined by `merge`, and `finalize` gives the columns of the summary.  The interval is a jackknife
+  over up to 20 blocks of rows, told apart by a hash of their keys.
+
+Plain metrics do all of a row's work in a worker process.  One with a network (`network`) gives arrays there
+(:meth:`Metric.prepare`); :meth:`Metric.load` and :meth:`Metric.run` work on batches in the main process of each rank.
+What the rows contribute travels with their results, in the table's order, so that no summary depends on the number of
+workers or ranks.  What a metric cannot know (onsets of silence) is a :class:`Skip`, never a number.
+"""
+
+import importlib.util
+import math
+from typing import Any, ClassVar
+
+from avtools.errors import FatalError, UsageError
+
+#: Those that are plain mathematics: name -> where.  `avtools.models.registry` knows these and those with networks.
+PLAIN = {
+    "av-align": "avtools.metrics.av_align:AvAlign",
+    "loudness": "avtools.metrics.loudness:Loudness",
+    "onset-f1": "avtools.metrics.onsets:OnsetF1",
+}
+BLOCKS = 20  # of the jackknife
+
+
+class Skip(Exception):
+    """There is nothing to measure, and why; raised for all of a row's columns, or the value of one."""
+
+
+class Metric:
+    """Base class; an instance holds its settings alone, so it pickles."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]  # one line
+    source: ClassVar[str]  # paper and equation, or "avtools"
+    version: ClassVar[int] = 1  # of the definition: another one gives other numbers
+    columns: ClassVar[dict[str, str]]  # column (of the row, or of the set's summary) -> what it is, with unit; the main one first
+    direction: ClassVar[str]  # of the main column: "higher", "lower" (is better), "none"
+    range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)  # of the main column
+    chance: ClassVar[float | None] = None  # what pairs that do not belong together get, where theory tells
+    chance_how: ClassVar[str] = "measured by --canary"
+    needs: ClassVar[tuple[str, ...]]  # of "picture", "sound", "reference" (sound or its events), "reference_picture"
+    per_row: ClassVar[bool] = True
+    settings: ClassVar[dict[str, Any]] = {}  # name -> default
+    protocols: ClassVar[dict[str, dict[str, Any]]] = {}  # name -> the settings that a paper chose
+    requires: ClassVar[tuple[tuple[str, str], ...]] = ()  # (module, package of pip)
+    resampler: ClassVar[str | None] = None
+    network: ClassVar[bool] = False
+    released_run: ClassVar[bool | None] = None  # whether the real released weights were ever run; None: has none
+
+    def __init__(self, **settings):
+        self.set = {**self.settings, **settings}
+
+    # --- in a worker -------------------------------------------------------------------------------------
+
+    def row(self, item) -> dict[str, Any]:
+        """The columns of a row: numbers, or a Skip where there is none.  `item`: a Pair, or what `run` gave."""
+        raise NotImplementedError
+
+    def features(self, item) -> dict[str, Any]:
+        """What a set's metric needs of a row: name -> array.  `item`: a Pair, or what `run` gave."""
+        return item
+
+    def prepare(self, pair) -> dict[str, Any]:
+        """For a network: its input for this row, name -> array."""
+        raise NotImplementedError
+
+    # --- a network, in the main process of each rank -----------------------------------------------------
+
+    def load(self, device, weights) -> None:
+        """Get ready to run; `weights`: :class:`avtools.hub.Weights`."""
+        raise NotImplementedError
+
+    def run(self, items: list[dict]) -> list[dict]:
+        """Results of a batch, one for each item: name -> array."""
+        raise NotImplementedError
+
+    def weights_digest(self, weights) -> str:
+        """What identifies the weights, for the summary."""
+        raise NotImplementedError
+
+    # --- a whole set -------------------------------------------------------------------------------------
+
+    def start(self):
+        """The state of no rows."""
+        raise NotImplementedError
+
+    def accumulate(self, state, features: dict[str, Any]):
+        """The state with one row more (may change and return `state`)."""
+        raise NotImplementedError
+
+    def merge(self, state, other):
+        """The state of both parts; changes neither."""
+        raise NotImplementedError
+
+    def finalize(self, state) -> dict[str, Any]:
+        """The set's columns: numbers, or a Skip where there is none."""
+        raise NotImplementedError
+
+
+def check_installed(metric: type[Metric]) -> None:
+    """FatalError where a package is missing that `metric` needs."""
+    missing = [package for module, package in metric.requires if importlib.util.find_spec(module) is None]
+    if missing:
+        raise FatalError(f"metric '{metric.name}' needs {' and '.join(missing)}, not installed here: pip install {' '.join(missing)}")
+
+
+def configured(classes: list[type[Metric]], protocol: str | None, sets: tuple[str, ...]) -> list[Metric]:
+    """Instances of the metrics with the settings of `protocol` and of `sets` ("[METRIC.]KEY=VALUE")."""
+    if protocol is not None and not any(protocol in cls.protocols for cls in classes):
+        known = sorted({name for cls in classes for name in cls.protocols})
+        told = f"; they have: {', '.join(known)}" if known else "; they have only their standard definition"
+        raise UsageError(f"--protocol {protocol}: none of {', '.join(cls.name for cls in classes)} has it{told}")
+    chosen: dict[str, dict] = {cls.name: dict(cls.protocols.get(protocol, {})) for cls in classes}
+    for text in sets:
+        key, sign, value = text.partition("=")
+        metric, _, name = key.rpartition(".")
+        found = [cls for cls in classes if name in cls.settings and metric in ("", cls.name)]
+        if not sign or len(found) != 1:
+            known = ", ".join(f"{cls.name}.{name}" for cls in classes for name in cls.settings) or "none"
+            why = "is not KEY=VALUE" if not sign else "is a setting of several; write METRIC.KEY" if found else "is no setting of these metrics"
+            raise UsageError(f"--set {text}: {why} (there are: {known})")
+        if name in found[0].protocols.get(protocol, {}):
+            raise UsageError(f"--set {text}: --protocol {protocol} fixes it")
+        chosen[found[0].name][name] = _read(value, found[0].settings[name], text)
+    return [cls(**chosen[cls.name]) for cls in classes]
+
+
+def _read(value: str, default, text: str):
+    try:
+        number = type(default)(value)
+    except ValueError:
+        raise UsageError(f"--set {text}: '{value}' is no {'whole number' if isinstance(default, int) else 'number'}") from None
+    if not isinstance(number, str) and not 0 <= number < math.inf:
+        raise UsageError(f"--set {text}: give a finite number, zero or more")
+    return number
+
+
+# --- intervals ------------------------------------------------------------------------------------------
+
+
+class Mean:
+    """A column's mean over rows with its interval (Student's t); Welford's sums, in the table's order."""
+
+    how = "95 %, Student's t over rows"
+
+    def __init__(self):
+        self.count, self.mean, self.squares = 0, 0.0, 0.0
+        self.skipped: dict[str, int] = {}
+
+    def add(self, value: float | None, reason: str | None) -> None:
+        """One row more; None: skipped, for this reason."""
+        if value is None:
+            self.skipped[reason] = self.skipped.get(reason, 0) + 1
+            return
+        self.count += 1
+        step = value - self.mean
+        self.mean += step / self.count
+        self.squares += step * (value - self.mean)
+
+    def interval(self, low: float, high: float) -> list[float] | None:
+        """Both ends, within the range of the metric; None for fewer than 3 rows."""
+        if self.count < 3:
+            return None
+        half = student(self.count - 1) * math.sqrt(self.squares / (self.count - 1) / self.count)
+        return [max(low, self.mean - half), min(high, self.mean + half)]
+
+
+class Jackknife:
+    """A set's metric over blocks of rows, each left out in turn."""
+
+    how = f"95 %, jackknife over up to {BLOCKS} blocks of rows"
+
+    def __init__(self, metric: Metric):
+        self.metric, self.states, self.count = metric, {}, 0
+        self.skipped: dict[str, int] = {}
+
+    def add(self, features: dict | None, block: int, reason: str | None) -> None:
+        """One row more; None: skipped, for this reason."""
+        if features is None:
+            self.skipped[reason] = self.skipped.get(reason, 0) + 1
+            return
+        self.count += 1
+        state = self.states[block] if block in self.states else self.metric.start()
+        self.states[block] = self.metric.accumulate(state, features)
+
+    def results(self) -> tuple[dict, dict]:
+        """Column -> value of the whole set (or a Skip), and column -> interval (None where there is none)."""
+        metric, states = self.metric, [self.states[block] for block in sorted(self.states)]
+        after = [metric.start()]  # sums from the end: the whole without one block is then one merge
+        for state in reversed(states):
+            after.append(metric.merge(state, after[-1]))
+        after.reverse()
+        whole = self._finalized(after[0]) if states else dict.fromkeys(metric.columns, Skip("no row has anything to measure"))
+        before, parts = metric.start(), []
+        for k, state in enumerate(states):
+            parts.append(self._finalized(metric.merge(before, after[k + 1])))
+            before = metric.merge(before, state)
+        return whole, {column: self._interval(whole[column], [part[column] for part in parts]) for column in metric.columns}
+
+    def _finalized(self, state) -> dict:
+        try:
+            return self.metric.finalize(state)
+        except Skip as skip:
+            return dict.fromkeys(self.metric.columns, skip)
+
+    def _interval(self, whole, parts: list) -> list[float] | None:
+        count = len(parts)
+        if count < 3 or any(isinstance(value, Skip) for value in [whole, *parts]):
+            return None
+        middle = math.fsum(parts) / count
+        half = student(count - 1) * math.sqrt((count - 1) / count * math.fsum((value - middle) ** 2 for value in parts))
+        low, high = self.metric.range
+        return [max(low, whole - half), min(high, whole + half)]
+
+
+def student(freedom: int) -> float:
+    """The 97.5 % point of Student's t with 2 or more degrees of freedom (Abramowitz and Stegun 26.7.5; within 1 %)."""
+    z = 1.959963984540054
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + sum(term / freedom**power for power, term in enumerate(terms, 1))

@@ -1,0 +1,533 @@
+"""Metrics over the rows of a table: the :class:`avtools.stream.Work` of `score`, and its summary.
+
+Workers read each row's pair once and judge it by all metrics; what a network must see goes on to the process of the
+model; what the set's summary needs comes to the writing process with the row, in the table's order.
+"""
+
+import base64
+import hashlib
+import itertools
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+
+from avtools.engine import Items, Model
+from avtools.errors import FatalError, RowError, UsageError
+from avtools.metrics import BLOCKS, Jackknife, Mean, Metric, Skip
+from avtools.metrics.media import Pair, Sound, columns_of, file_of
+from avtools.rows.keys import key_of
+
+TRUE = "true"
+CONTROLS = ("silence", "noise", "shuffled", "shifted")  # of --canary
+SHIFT_S = 0.4
+TOLD = "\0told"  # columns that begin with NUL are not written: what a row contributes to the summary,
+SHUFFLED = "\0shuffled"  # another row's sound, for --canary
+EXCHANGED = "exchanged_audio_path"  # another row's sound, judged instead of the row's own
+BATCH_SIZE = 16  # of networks
+FORMAT = 1  # of the summary
+LIBRARIES = ("numpy", "av", "soundfile", "soxr", "librosa", "cv2", "torch", "transformers")
+
+
+def work(
+    metrics: list[Metric],
+    shared,
+    *,
+    named: dict[str, str | None],
+    protocol: str | None = None,
+    summary: str | None = None,
+    canary: bool = False,
+    exchange: tuple[str, ...] | None = None,
+    seed: int = 0,
+    weights=None,
+):
+    """The :class:`avtools.stream.Work` of judging rows by `metrics`.
+
+    `named`: role (`media.ROLES`) -> the column that holds it, None for the usual ones.  `exchange`: judge each row with the sound of
+    another one that has the same cells in these columns.
+    """
+    from avtools.stream import Work
+
+    columns = [EXCHANGED] * (exchange is not None) + [column for metric in metrics if metric.per_row for column in metric.columns]
+    if len(set(columns)) < len(columns):
+        raise UsageError("a metric is named twice; name each once")
+    if canary and exchange is not None:
+        raise UsageError("--canary judges exchanged sounds too; give it or --exchange, not both")
+    networks = [metric for metric in metrics if metric.network]
+    options = {
+        "metrics": metrics,
+        "named": named,
+        "key": shared.key,
+        "seed": seed,
+        "controls": CONTROLS if canary else (),
+        "exchange": exchange is not None,
+    }
+    tally = Tally(metrics, options, protocol, exchange, networks, weights)
+
+    def records(stdin):
+        from avtools.rows import open_rows
+
+        source = open_rows(shared.inputs, shared.from_format, None if canary or exchange is not None else shared.shard, stdin)
+        check_header(source.columns, source.format, metrics, named, exchange)
+        if not (canary or exchange is not None):
+            return source.columns, source.format, source
+        return source.columns, source.format, with_partners(source, named, shared.key, exchange, seed)
+
+    return Work(
+        judge,
+        options,
+        columns=columns,
+        records=records,
+        preload=preloaded(metrics),
+        sees=tally.add,
+        report=tally.lines,
+        tees=(SummaryFile(summary, tally),) if summary else (),
+        model=Model(lambda: _load(networks, weights), BATCH_SIZE, _finish) if networks else None,
+    )
+
+
+def preloaded(metrics: list[Metric]) -> tuple[str, ...]:
+    """Modules that the workers' server loads once."""
+    modules = [module for metric in metrics if not metric.network for module, _ in metric.requires]
+    known = {"librosa": ("librosa", "librosa.onset")}
+    return tuple(itertools.chain(*(known.get(module, (module,)) for module in modules), ("avtools.media.video", "avtools.media.soundfiles")))
+
+
+def check_header(header: list[str], format_: str, metrics: list[Metric], named: dict, exchange: tuple[str, ...] | None) -> None:
+    """UsageError where no row of a table with this header can be judged; JSONL rows may have keys of their own."""
+    if format_ == "jsonl":
+        return
+    have = ", ".join(header) or "none"
+    for option, column in [*named.items(), *(("exchange", column) for column in exchange or ())]:
+        if column is not None and column not in header:
+            name = "exchange" if option == "exchange" else f"{option.replace('_', '-')}-column"
+            raise UsageError(f"--{name} {column}: the table has no such column (it has: {have})")
+    for metric in metrics:
+        for need in metric.needs:
+            columns = needed(need, named)
+            if not set(columns) & set(header):
+                raise UsageError(f"{metric.name} needs a column {' or '.join(columns)} (the table has: {have})")
+        if "reference" in metric.needs and "event_times" not in header:
+            sounds, references = (columns_of(role, named) for role in ("audio", "reference_audio"))
+            if not set(sounds) - set(references) & set(header) and not set(references) - set(sounds) & set(header):
+                raise UsageError(
+                    f"{metric.name} needs a column event_times, or a reference sound beside the judged one: "
+                    f"generated_audio_path or --reference-audio-column (the table has: {have})"
+                )
+
+
+def needed(need: str, named: dict) -> tuple[str, ...]:
+    """The columns of which a row needs one, for a metric's `need`."""
+    role = {"picture": "video", "sound": "audio", "reference": "reference_audio", "reference_picture": "reference_video"}[need]
+    return (*columns_of(role, named), *(["event_times"] if need == "reference" else []))
+
+
+# --- sounds of other rows -------------------------------------------------------------------------------
+
+
+def with_partners(source, named: dict, key: str | None, same: tuple[str, ...] | None, seed: int) -> Iterator:
+    """All records of `source`, each with the sound of another row whose cells in the columns `same` are its own.
+
+    The rows are kept on disk, the names of their sounds in memory.  Sounds of a group stand in a circle, in an order
+    that depends on the seed and their rows' keys alone, and each row gets the next one: no sound is left out, none
+    is its own partner.  A row alone in its group gets none.
+    """
+    from avtools.rows import Record
+
+    rows: list[tuple[bytes, str | None]] = []  # of each row: its group, its sound
+    circles: dict[bytes, dict[str, bytes]] = {}  # group -> sound -> place in its circle
+    with tempfile.TemporaryFile("w+", encoding="ascii") as spool:
+        for record in source:
+            spool.write(json.dumps(record) + "\n")
+            group = _hash([record.row.get(column) for column in same or ()])
+            try:
+                sound = file_of(record.row, "audio", named) if not record.row.get("error") else None
+                place = _hash(seed, key_of(record.row, key))
+            except RowError:
+                sound = None  # a bad row, or none of sound: nobody's partner
+            if sound is not None:
+                circles.setdefault(group, {}).setdefault(sound, place)
+            rows.append((group, sound))
+        after = {}
+        for group, circle in circles.items():
+            order = sorted(circle, key=lambda sound: (circle[sound], sound))
+            after[group] = dict(zip(order, order[1:] + order[:1], strict=True)) if len(order) > 1 else {}
+        spool.seek(0)
+        for line, (group, sound) in zip(spool, rows, strict=True):
+            row, origin = json.loads(line)
+            yield Record({**row, SHUFFLED if same is None else EXCHANGED: after.get(group, {}).get(sound, "")}, origin)
+
+
+def _hash(*what) -> bytes:
+    return hashlib.blake2b(json.dumps(what, default=str).encode(), digest_size=8).digest()
+
+
+# --- in the workers -------------------------------------------------------------------------------------
+
+
+def judge(row: dict, options: dict):
+    """One row by all metrics, under all controls: its cells, or items for the networks."""
+    named = options["named"]
+    facts: dict = {}
+    whole = {}
+    items = []
+    key = key_of(row, options["key"])
+    if options["exchange"]:
+        partner = row.get(EXCHANGED)
+        pairs = [(TRUE, Pair(row, named, partner), None if partner else Skip("no other row to exchange sounds with"))]
+    else:
+        pairs = _controls(Pair(row, named), row, key, options)
+    for variant, pair, skip in pairs:
+        whole[variant] = {}
+        for metric in options["metrics"]:
+            told, prepared = _judged(metric, pair, skip)
+            whole[variant][metric.name] = told
+            if prepared is not None:
+                items.append({"variant": variant, "metric": metric.name, "input": prepared})
+        if variant == TRUE:
+            facts = pair.facts
+    result = {"key": _hash(key).hex(), "facts": facts, "variants": whole}
+    if not any(metric.network for metric in options["metrics"]):
+        return _cells(result, options)
+    if items:
+        items[0]["result"] = result
+        return Items(items)
+    return Items([{"variant": None, "metric": None, "input": None, "result": result}])  # every metric skips it
+
+
+def _controls(pair: Pair, row: dict, key: str, options: dict) -> Iterator[tuple[str, Pair, None]]:
+    """The row's own pair, then the same picture with sounds that do not belong to it."""
+    import numpy as np
+
+    yield TRUE, pair, None
+    if not options["controls"] or not any("sound" in metric.needs for metric in options["metrics"]):
+        return
+    samples, rate = pair.sound.samples, pair.sound.rate
+    seed = int.from_bytes(_hash(options["seed"], "noise", key), "big")
+    level = float(np.sqrt(np.square(samples, dtype=np.float64).mean())) or 0.1
+    noise = (np.random.Generator(np.random.PCG64(seed)).standard_normal(samples.shape, np.float32) * level).clip(-1, 1)
+    yield "silence", pair.with_sound(Sound(np.zeros_like(samples), rate)), None
+    yield "noise", pair.with_sound(Sound(noise, rate)), None
+    if row.get(SHUFFLED):
+        yield "shuffled", pair.with_sound(Pair(row, pair.named, row[SHUFFLED]).sound), None
+    yield "shifted", pair.with_sound(Sound(np.roll(samples, round(SHIFT_S * rate), axis=0), rate)), None
+
+
+def _judged(metric: Metric, pair: Pair, skip: Skip | None) -> tuple[dict, dict | None]:
+    """What is told of a pair by one metric (JSON), and the input of its network, if it has one to run."""
+    try:
+        if skip is not None:
+            raise skip
+        if metric.network:
+            return {}, metric.prepare(pair)
+        return _told(metric, pair), None
+    except Skip as reason:
+        return {"skip": str(reason)}, None
+
+
+def _told(metric: Metric, item) -> dict:
+    """`item`: a Pair, or what the metric's network made of one."""
+    if not metric.per_row:
+        return {"features": packed(metric.features(item))}
+    cells = metric.row(item)
+    return {
+        "cells": {c: None if isinstance(v, Skip) else v for c, v in cells.items()},
+        "reasons": {c: str(v) for c, v in cells.items() if isinstance(v, Skip)},
+    }
+
+
+def packed(arrays: dict) -> dict:
+    """Arrays (name -> numpy array) as JSON."""
+    import numpy as np
+
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    return {n: [a.dtype.str, list(a.shape), base64.b64encode(a.tobytes()).decode("ascii")] for n, a in arrays.items()}
+
+
+def unpacked(told: dict) -> dict:
+    import numpy as np
+
+    return {name: np.frombuffer(base64.b64decode(data), dtype).reshape(shape) for name, (dtype, shape, data) in told.items()}
+
+
+def _cells(result: dict, options: dict) -> dict:
+    """The row's cells and, under TOLD, what the summary needs."""
+    cells = {}
+    for metric in options["metrics"]:
+        if metric.per_row:
+            cells |= dict.fromkeys(metric.columns) | result["variants"][TRUE][metric.name].get("cells", {})
+    return {**cells, TOLD: result}
+
+
+# --- networks -------------------------------------------------------------------------------------------
+
+
+def _load(networks: list[Metric], weights):
+    import torch
+
+    from avtools.sampling import device
+
+    known = {metric.name: metric for metric in networks}
+    for metric in networks:
+        metric.load(device(), weights)
+
+    def run(items: list[dict]) -> list[dict]:
+        results = [{**item, "output": None} for item in items]
+        with torch.inference_mode():
+            for name, metric in known.items():
+                own = [result for result in results if result["metric"] == name]
+                for result, output in zip(own, metric.run([result["input"] for result in own]) if own else [], strict=True):
+                    result["output"] = output
+        return [{name: value for name, value in result.items() if name != "input"} for result in results]
+
+    return run
+
+
+def _finish(row: dict, results: list[dict], maker, options: dict) -> dict:
+    whole = next(result["result"] for result in results if "result" in result)
+    known = {metric.name: metric for metric in options["metrics"]}
+    for result in results:
+        if result["metric"] is not None:
+            try:
+                told = _told(known[result["metric"]], result["output"])
+            except Skip as skip:
+                told = {"skip": str(skip)}
+            whole["variants"][result["variant"]][result["metric"]] = told
+    return _cells(whole, options)
+
+
+# --- the set --------------------------------------------------------------------------------------------
+
+
+class Tally:
+    """What the writing process keeps of all rows: sums, never the rows."""
+
+    def __init__(self, metrics, options, protocol, exchange, networks, weights):
+        self.metrics, self.options, self.protocol, self.exchange = metrics, options, protocol, exchange
+        self.networks, self.weights = networks, weights
+        self.rows = self.keys = 0
+        self.facts: dict[str, dict[str, Fact]] = {}
+        self.sets = {variant: self._empty() for variant in (TRUE, *options["controls"])}
+
+    def _empty(self) -> dict:
+        return {m.name: {column: Mean() for column in m.columns} if m.per_row else Jackknife(m) for m in self.metrics}
+
+    def add(self, row: dict) -> None:
+        """One more finished row, in the table's order."""
+        told = row.get(TOLD)
+        if told is None:
+            return  # it came with an error and was not judged
+        self.rows += 1
+        number = int(told["key"], 16)
+        self.keys = (self.keys + number) % 2**64
+        for role, values in told["facts"].items():
+            kept = self.facts.setdefault(role, {})
+            for name, value in values.items():
+                kept.setdefault(name, Fact()).add(value)
+        for variant, by_metric in told["variants"].items():
+            for metric in self.metrics:
+                self._add(metric, self.sets[variant][metric.name], by_metric[metric.name], number % BLOCKS)
+
+    @staticmethod
+    def _add(metric: Metric, kept, told: dict, block: int) -> None:
+        if metric.per_row:
+            for column, mean in kept.items():
+                reason = told.get("skip") or told.get("reasons", {}).get(column)
+                mean.add(told.get("cells", {}).get(column), reason)
+        else:
+            kept.add(unpacked(told["features"]) if "features" in told else None, block, told.get("skip"))
+
+    def results(self, variant: str) -> dict[str, dict]:
+        """Column -> value, interval, counts, of one variant."""
+        results = {}
+        for metric in self.metrics:
+            kept = self.sets[variant][metric.name]
+            values, intervals = ({}, {}) if metric.per_row else kept.results()
+            for k, column in enumerate(metric.columns):
+                one = kept[column] if metric.per_row else kept
+                low, high = metric.range if k == 0 else (float("-inf"), float("inf"))
+                if metric.per_row:
+                    value, interval = one.mean if one.count else None, one.interval(low, high)
+                else:
+                    value, interval = values[column], intervals[column]
+                    value = None if isinstance(value, Skip) else float(value)
+                entry = {"mean" if metric.per_row else "value": value, "count": one.count, "skipped": dict(sorted(one.skipped.items()))}
+                results[column] = {**entry, "interval": interval}
+        return results
+
+    def summary(self) -> dict:
+        """The whole passport, JSON; the same bytes for the same rows, options and versions."""
+        import av
+
+        from avtools import __version__
+
+        found = self.results(TRUE)
+        canary = self.canary(found)
+        metrics = {}
+        for metric in self.metrics:
+            for k, column in enumerate(metric.columns):
+                main = k == 0
+                entry = {"metric": metric.name, **found[column], "interval_how": Mean.how if metric.per_row else Jackknife.how}
+                if main:
+                    chance = {"value": metric.chance, "how": metric.chance_how}
+                    if "shuffled" in canary.get(column, {}):
+                        chance = {**canary[column]["shuffled"], "how": "measured: sounds of other rows"}
+                        chance.pop("told_apart", None)
+                    entry |= {"direction": metric.direction, "chance": chance}
+                metrics[column] = entry
+        definitions = {
+            m.name: {"title": m.title, "source": m.source, "version": m.version, "settings": m.set, "resampler": m.resampler} for m in self.metrics
+        }
+        for metric in self.metrics:
+            definitions[metric.name]["protocol"] = self.protocol if self.protocol in metric.protocols else "standard"
+        made = {
+            "summary": FORMAT,
+            "avtools": __version__,
+            "pairs": "as given" if self.exchange is None else {"sounds exchanged within": list(self.exchange)},
+            "columns": {role: column for role, column in self.options["named"].items() if column},
+            "seed": self.options["seed"],
+            "rows": {"judged": self.rows, "keys": f"{self.keys:016x}"},
+            "metrics": metrics,
+            "definitions": definitions,
+            "media": {role: {name: fact.told() for name, fact in facts.items()} for role, facts in sorted(self.facts.items())},
+            "weights": {metric.name: metric.weights_digest(self.weights) for metric in self.networks},
+            "decoder": "FFmpeg through PyAV: " + ", ".join(f"{n} {'.'.join(map(str, v))}" for n, v in sorted(av.library_versions.items())),
+            "libraries": libraries(),
+        }
+        return {**made, "canary": canary} if canary else made
+
+    def canary(self, found: dict) -> dict[str, dict[str, dict]]:
+        """Column -> control -> its result and whether the true pairs are told apart from it."""
+        told: dict[str, dict[str, dict]] = {}
+        for control in self.options["controls"]:
+            results = self.results(control)
+            for metric in self.metrics:
+                column = next(iter(metric.columns))
+                if "sound" in metric.needs:
+                    entry = results[column]
+                    told.setdefault(column, {})[control] = {**entry, "told_apart": apart(metric.direction, found[column], entry)}
+        return told
+
+    def lines(self) -> list[str]:
+        """The table for people."""
+        found = self.results(TRUE)
+        lines = [f"{'':18} {'mean':>10}  {'95 % interval':20} {'count':>7} {'skipped':>8}  chance"]
+        canary = self.canary(found)
+        for metric in self.metrics:
+            for k, column in enumerate(metric.columns):
+                chance = "" if k else metric.chance_how if metric.chance is None else f"{metric.chance:.3g}"
+                if not k and "shuffled" in canary.get(column, {}):
+                    chance = f"{_short(canary[column]['shuffled'])} (shuffled pairs)"
+                lines.append(_line(column, found[column], chance))
+                for reason, count in found[column]["skipped"].items() if not k else ():
+                    lines.append(f"{'':18} skipped {count}: {reason}")
+        for column, controls in canary.items():
+            for control, entry in controls.items():
+                verdict = {True: "told apart", False: "NOT told apart from the true pairs", None: "nothing to compare"}[entry["told_apart"]]
+                lines.append(_line(f"  {control}", entry, f"{column}: {verdict}"))
+        return lines
+
+
+def _value(entry: dict):
+    return entry["mean"] if "mean" in entry else entry["value"]
+
+
+def _short(entry: dict) -> str:
+    value = _value(entry)
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _line(name: str, entry: dict, note: str) -> str:
+    span = "" if entry["interval"] is None else "{:.4g} to {:.4g}".format(*entry["interval"])
+    return f"{name:18} {_short(entry):>10}  {span:20} {entry['count']:7} {sum(entry['skipped'].values()):8}  {note}".rstrip()
+
+
+def apart(direction: str, true: dict, control: dict) -> bool | None:
+    """Whether the true pairs are better than the control, beyond both intervals; None where that cannot be said."""
+    if direction == "none" or _value(true) is None or _value(control) is None:
+        return None
+    if true["interval"] is None or control["interval"] is None:
+        return None
+    better, worse = (true, control) if direction == "higher" else (control, true)
+    return better["interval"][0] > worse["interval"][1]
+
+
+class Fact:
+    """A fact of the judged media over all rows: the range of numbers, and up to 8 values with their counts."""
+
+    most = 8
+
+    def __init__(self):
+        self.low = self.high = None
+        self.values: dict | None = {}
+
+    def add(self, value) -> None:
+        if not isinstance(value, str):
+            self.low = value if self.low is None else min(self.low, value)
+            self.high = value if self.high is None else max(self.high, value)
+        if self.values is not None:
+            self.values[value] = self.values.get(value, 0) + 1
+            if len(self.values) > self.most:
+                self.values = None
+
+    def told(self) -> dict:
+        told = {} if self.low is None else {"min": self.low, "max": self.high}
+        if self.values is None:
+            return {**told, "values": f"more than {self.most}"}
+        return {**told, "values": [[value, self.values[value]] for value in sorted(self.values)]}
+
+
+def libraries() -> dict[str, str]:
+    """Versions of what measures, of those that are installed and were loaded or will be by the workers."""
+    import importlib.metadata
+
+    packages = {"cv2": "opencv-python-headless"}
+    found = {}
+    for module in LIBRARIES:
+        try:
+            found[module] = importlib.metadata.version(packages.get(module, module))
+        except importlib.metadata.PackageNotFoundError:
+            pass
+    return found
+
+
+class SummaryFile:
+    """The summary, written with the table's commit and not without it."""
+
+    def __init__(self, path: str, tally: Tally):
+        self.path, self.tally, self.writer = path, tally, None
+
+    def open(self, columns, header, format_) -> None:
+        folder = os.path.dirname(self.path) or "."
+        if not os.path.isdir(folder):
+            raise UsageError(f"--summary {self.path}: there is no directory {folder}; make it first")
+        try:
+            self.writer = tempfile.NamedTemporaryFile("w", dir=folder, prefix=os.path.basename(self.path)[:100] + ".", suffix=".tmp", delete=False)
+        except OSError as error:
+            raise FatalError(f"--summary {self.path}: cannot be written ({error.strerror})") from None
+
+    def write(self, row: dict) -> None:
+        pass  # the tally has seen it
+
+    def commit(self) -> None:
+        try:
+            with self.writer as file:
+                file.write(json.dumps(self.tally.summary(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(file.name, 0o666 & ~_umask())
+            os.replace(file.name, self.path)
+        except OSError as error:
+            raise FatalError(f"--summary {self.path}: cannot be written ({error.strerror})") from None
+
+    def discard(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+            if os.path.exists(self.writer.name):
+                os.unlink(self.writer.name)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

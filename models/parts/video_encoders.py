@@ -1,0 +1,214 @@
+"""Frozen encoders of transformers: a list of pictures per clip, or texts -> features."""
+
+import json
+import pathlib
+import re
+
+import torch
+from torch import nn
+
+from avtools import hub
+from avtools.errors import FatalError
+
+CLIP_MEAN, CLIP_DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+PICTURES, WINDOWS = 64, 4  # at once: CLIP's pictures, ViViT's windows
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+
+class ClipEncoder(nn.Module):
+    """CLIP's projected embedding of each picture (T, 3, S, S) within [0, 1] -> (T, D); not of unit length.
+
+    `normalise`: with CLIP's mean and deviation, as CLIP was trained; VTA-LDM's released weights know it without.
+    """
+
+    def __init__(self, config: dict, normalise: bool = True):
+        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+        super().__init__()
+        self.settings, self.normalise = dict(config), normalise
+        self.model = CLIPVisionModelWithProjection(CLIPVisionConfig(**config))
+        self.dim, self.size = self.model.config.projection_dim, self.model.config.image_size
+        self.register_buffer("mean", torch.tensor(CLIP_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("deviation", torch.tensor(CLIP_DEVIATION).view(3, 1, 1), persistent=False)
+
+    @torch.no_grad()
+    def forward(self, frames: list[torch.Tensor]) -> list[torch.Tensor]:
+        weight = self.model.visual_projection.weight
+        found = []
+        for pictures in torch.cat(frames).split(PICTURES):
+            pictures = pictures.to(weight)
+            if self.normalise:
+                pictures = (pictures - self.mean) / self.deviation
+            found.append(self.model(pixel_values=pictures).image_embeds)
+        return list(torch.cat(found).split([len(one) for one in frames]))
+
+
+def clip_config(shapes: dict[str, tuple[int, ...]]) -> dict:
+    """The fields of CLIPVisionConfig that the shapes of its weights tell; heads are 64 wide in all of OpenAI's."""
+    embeddings = "vision_model.embeddings."
+    width, _, patch, _ = shapes[embeddings + "patch_embedding.weight"]
+    places = shapes[embeddings + "position_embedding.weight"][0] - 1
+    layers = {match[1] for match in (re.match(r"vision_model\.encoder\.layers\.(\d+)\.", name) for name in shapes) if match}
+    return {
+        "hidden_size": width,
+        "intermediate_size": shapes["vision_model.encoder.layers.0.mlp.fc1.weight"][0],
+        "projection_dim": shapes["visual_projection.weight"][0],
+        "num_hidden_layers": len(layers),
+        "num_attention_heads": max(1, width // 64),
+        "image_size": patch * round(places**0.5),
+        "patch_size": patch,
+    }
+
+
+class VivitEncoder(nn.Module):
+    """ViViT (Arnab et al. 2021): windows of its `num_frames` pictures; each tubelet's tokens averaged over space and
+    given to each of its pictures: (T, 3, S, S) within [0, 1] -> (T, D).
+
+    The last window ends with the clip; a clip shorter than one is filled up with its last picture.
+    """
+
+    def __init__(self, config: dict, processor: dict | None = None):
+        from transformers import VivitConfig, VivitModel
+
+        super().__init__()
+        self.model = VivitModel(VivitConfig(**config), add_pooling_layer=False)
+        found = self.model.config
+        self.dim, self.size, self.count, self.depth = found.hidden_size, found.image_size, found.num_frames, found.tubelet_size[0]
+        processor = {"rescale_factor": 1 / 127.5, "offset": True, "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, **(processor or {})}
+        scale, shift = 255 * processor["rescale_factor"], float(processor["offset"])
+        mean, deviation = (processor["image_mean"], processor["image_std"]) if processor["do_normalize"] else ([0.0] * 3, [1.0] * 3)
+        self.register_buffer("factor", (scale / torch.tensor(deviation)).view(3, 1, 1), persistent=False)
+        self.register_buffer("shift", ((shift + torch.tensor(mean)) / torch.tensor(deviation)).view(3, 1, 1), persistent=False)
+
+    @torch.no_grad()
+    def forward(self, frames: list[torch.Tensor]) -> list[torch.Tensor]:
+        windows, places = [], []
+        for clip, pictures in enumerate(frames):
+            filled = torch.cat([pictures, pictures[-1:].expand(max(0, self.count - len(pictures)), -1, -1, -1)])
+            for begin in range(0, len(pictures), self.count):
+                begin = max(0, min(begin, len(filled) - self.count))
+                windows.append(filled[begin : begin + self.count])
+                places.append((clip, begin))
+        features = [pictures.new_zeros(len(pictures), self.dim, dtype=self.model.layernorm.weight.dtype) for pictures in frames]
+        for at in range(0, len(windows), WINDOWS):
+            made = self._windows(torch.stack(windows[at : at + WINDOWS]))
+            for (clip, begin), one in zip(places[at : at + WINDOWS], made, strict=True):
+                room = features[clip][begin : begin + self.count]
+                room.copy_(one[: len(room)])
+        return features
+
+    def _windows(self, pictures: torch.Tensor) -> torch.Tensor:
+        """(W, count, 3, S, S) -> (W, count, D)."""
+        pictures = pictures.to(self.model.layernorm.weight) * self.factor - self.shift
+        tokens = self.model(pixel_values=pictures).last_hidden_state[:, 1:]
+        tubelets = tokens.unflatten(1, (self.count // self.depth, -1)).mean(2)
+        return tubelets.repeat_interleave(self.depth, 1)
+
+
+class ClipText(nn.Module):
+    """CLIP's projected embedding of each text: [str] -> [(D,)]; texts beyond its context are cut."""
+
+    def __init__(self, config: dict, tokenizer):
+        from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+        super().__init__()
+        self.model, self.tokenizer = CLIPTextModelWithProjection(CLIPTextConfig(**config)), tokenizer
+        self.dim, self.context = self.model.config.projection_dim, self.model.config.max_position_embeddings
+
+    @torch.no_grad()
+    def forward(self, texts: list[str]) -> list[torch.Tensor]:
+        inputs = self.tokenizer(texts, padding=True, truncation=True, max_length=self.context, return_tensors="pt")
+        weight = self.model.text_projection.weight
+        embeds = self.model(input_ids=inputs["input_ids"].to(weight.device), attention_mask=inputs["attention_mask"].to(weight.device)).text_embeds
+        return list(embeds)
+
+
+# --- from a folder as transformers writes it ---------------------------------------------------------------
+
+
+def clip_from(folder: pathlib.Path, normalise: bool = True) -> ClipEncoder:
+    """CLIP's picture tower of a folder with config.json, or of one file of its weights."""
+    file, settings = _found(folder)
+    tensors = {name: t for name, t in hub.tensors(file).items() if name.startswith(("vision_model.", "visual_projection."))}
+    if "visual_projection.weight" not in tensors:
+        raise FatalError(f"{file}: has no CLIP picture tower (visual_projection.weight); give one like openai/clip-vit-large-patch14")
+    config = {**clip_config({name: tuple(t.shape) for name, t in tensors.items()}), **_fields(settings, "vision_config", CLIP_FIELDS)}
+    encoder = ClipEncoder(config, normalise)
+    hub.load_strict(encoder.model, tensors, file, ignore=(r"position_ids$",))
+    return encoder
+
+
+CLIP_FIELDS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act", "layer_norm_eps", "image_size", "patch_size")
+TEXT_FIELDS = (*CLIP_FIELDS[:6], "vocab_size", "max_position_embeddings", "eos_token_id", "bos_token_id", "pad_token_id")
+VIVIT_FIELDS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act", "layer_norm_eps", "image_size", "num_frames", "tubelet_size", "qkv_bias", "num_channels")
+
+
+def text_from(folder: pathlib.Path) -> ClipText:
+    """CLIP's text tower and its tokenizer of a folder as transformers writes it."""
+    from transformers import CLIPTokenizer
+
+    file, settings = _found(folder)
+    if not settings:
+        raise FatalError(f"{folder}: lacks config.json and a tokenizer; give the whole folder of CLIP, as openai/clip-vit-large-patch14")
+    tensors = {name: t for name, t in hub.tensors(file).items() if name.startswith(("text_model.", "text_projection."))}
+    if "text_projection.weight" not in tensors:
+        raise FatalError(f"{file}: has no CLIP text tower (text_projection.weight); give one like openai/clip-vit-large-patch14")
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, TypeError) as error:
+        raise FatalError(f"{folder}: its tokenizer cannot be read ({' '.join(str(error).split())[:100]}); get the folder anew") from None
+    config = {**_fields(settings, "text_config", TEXT_FIELDS), "projection_dim": tensors["text_projection.weight"].shape[0]}
+    encoder = ClipText(config, tokenizer)
+    hub.load_strict(encoder.model, tensors, file, ignore=(r"position_ids$",))
+    return encoder
+
+
+_VIVIT = (  # names as published -> as transformers has them since its version 5
+    (r"^vivit\.", ""),
+    (r"^encoder\.layer\.", "layers."),
+    (r"\.attention\.attention\.(query|key|value)\.", lambda match: f".attention.{match[1][0]}_proj."),
+    (r"\.attention\.output\.dense\.", ".attention.o_proj."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"(layers\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
+)
+
+
+def vivit_from(folder: pathlib.Path) -> VivitEncoder:
+    """ViViT of a folder as transformers writes it; its preprocessor_config.json, if there, says how pictures are scaled."""
+    file, settings = _found(folder)
+    processor = _json(folder / "preprocessor_config.json") if folder.is_dir() and (folder / "preprocessor_config.json").is_file() else None
+    encoder = VivitEncoder(_fields(settings, "", VIVIT_FIELDS), processor)
+    tensors = {}
+    for name, tensor in hub.tensors(file).items():
+        for pattern, by in _VIVIT:
+            name = re.sub(pattern, by, name)
+        tensors[name] = tensor
+    hub.load_strict(encoder.model, tensors, file, ignore=(r"^classifier\.", r"^pooler\."))
+    return encoder
+
+
+def _found(path: pathlib.Path) -> tuple[pathlib.Path, dict]:
+    """(file of the weights, config.json) of a folder, or of a single file."""
+    if not path.is_dir():
+        return path, {}
+    for name in WEIGHTS:
+        if (path / name).is_file():
+            return path / name, _json(path / "config.json")
+    raise FatalError(f"{path}: has neither {' nor '.join(WEIGHTS)}; give the folder of a model as transformers writes it")
+
+
+def _json(path: pathlib.Path) -> dict:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FatalError(f"{path}: {error.strerror}; get the folder anew") from None
+    except ValueError:
+        raise FatalError(f"{path}: broken, no JSON; get the folder anew") from None
+    if not isinstance(found, dict):
+        raise FatalError(f"{path}: not the configuration of a model; get the folder anew")
+    return found
+
+
+def _fields(settings: dict, part: str, names: tuple[str, ...]) -> dict:
+    found = settings.get(part) if isinstance(settings.get(part), dict) else settings
+    return {name: found[name] for name in names if name in found}
