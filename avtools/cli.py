@@ -69,6 +69,8 @@ def main(args: list[str] | None = None) -> None:
     """Run the program and exit with the documented status."""
     from avtools.stopping import Stopped, die_by, open_missing_streams, silence_output
 
+    # OpenMP's threads spin while they wait for each other; beside our own workers that made training 8 times slower
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     open_missing_streams()
     if instruction := os.environ.get("_AVTOOLS_COMPLETE"):  # a shell asks what could stand at its cursor
         from avtools.shell import answer

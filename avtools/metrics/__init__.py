@@ -42,7 +42,7 @@ class Metric:
     version: ClassVar[int] = 1  # of the definition: another one gives other numbers
     columns: ClassVar[dict[str, str]]  # column (of the row, or of the set's summary) -> what it is, with unit; the main one first
     direction: ClassVar[str]  # of the main column: "higher", "lower" (is better), "none"
-    range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)  # of the main column
+    ranges: ClassVar[dict[str, tuple[float, float]]] = {}  # column -> its least and largest value, where it has such
     chance: ClassVar[float | None] = None  # what pairs that do not belong together get, where theory tells
     chance_how: ClassVar[str] = "measured by --canary"
     needs: ClassVar[tuple[str, ...]]  # of "picture", "sound", "reference" (sound or its events), "reference_picture"
@@ -164,8 +164,8 @@ class Mean:
         self.mean += step / self.count
         self.squares += step * (value - self.mean)
 
-    def interval(self, low: float, high: float) -> list[float] | None:
-        """Both ends, within the range of the metric; None for fewer than 3 rows."""
+    def interval(self, low: float = -math.inf, high: float = math.inf) -> list[float] | None:
+        """Both ends, within the column's range; None for fewer than 3 rows."""
         if self.count < 3:
             return None
         half = student(self.count - 1) * math.sqrt(self.squares / (self.count - 1) / self.count)
@@ -202,7 +202,7 @@ class Jackknife:
         for k, state in enumerate(states):
             parts.append(self._finalized(metric.merge(before, after[k + 1])))
             before = metric.merge(before, state)
-        return whole, {column: self._interval(whole[column], [part[column] for part in parts]) for column in metric.columns}
+        return whole, {column: self._interval(column, whole[column], [part[column] for part in parts]) for column in metric.columns}
 
     def _finalized(self, state) -> dict:
         try:
@@ -210,13 +210,13 @@ class Jackknife:
         except Skip as skip:
             return dict.fromkeys(self.metric.columns, skip)
 
-    def _interval(self, whole, parts: list) -> list[float] | None:
+    def _interval(self, column: str, whole, parts: list) -> list[float] | None:
         count = len(parts)
         if count < 3 or any(isinstance(value, Skip) for value in [whole, *parts]):
             return None
         middle = math.fsum(parts) / count
         half = student(count - 1) * math.sqrt((count - 1) / count * math.fsum((value - middle) ** 2 for value in parts))
-        low, high = self.metric.range
+        low, high = self.metric.ranges.get(column, (-math.inf, math.inf))
         return [max(low, whole - half), min(high, whole + half)]
 
 

@@ -1,5 +1,7 @@
 """How loud a sound is, and whether it is one at all."""
 
+import math
+
 from avtools.metrics import Metric, Skip
 
 SILENCE_DB, WINDOW_S = -60.0, 0.01
@@ -22,6 +24,7 @@ class Loudness(Metric):
         "clipped_share": "share of samples at full scale (32767/32768 or beyond); 0 to 1",
         "broken_samples": "samples that are no finite numbers",
     }
+    ranges = {"silent_share": (0.0, 1.0), "clipped_share": (0.0, 1.0), "broken_samples": (0.0, math.inf)}
     direction = "none"
     chance_how = "none: it says nothing of pairs"
     needs = ("sound",)

@@ -39,7 +39,7 @@ class OnsetF1(Metric):
         "onset_recall": "matched share of the events; empty where there are none",
     }
     direction = "higher"
-    range = (0.0, 1.0)
+    ranges = dict.fromkeys(columns, (0.0, 1.0))
     needs = ("sound", "reference")
     settings = {"tolerance": 0.05}
     resampler = "soxr HQ to 16000 Hz mono"

@@ -343,11 +343,10 @@ class Tally:
         for metric in self.metrics:
             kept = self.sets[variant][metric.name]
             values, intervals = ({}, {}) if metric.per_row else kept.results()
-            for k, column in enumerate(metric.columns):
+            for column in metric.columns:
                 one = kept[column] if metric.per_row else kept
-                low, high = metric.range if k == 0 else (float("-inf"), float("inf"))
                 if metric.per_row:
-                    value, interval = one.mean if one.count else None, one.interval(low, high)
+                    value, interval = one.mean if one.count else None, one.interval(*metric.ranges.get(column, ()))
                 else:
                     value, interval = values[column], intervals[column]
                     value = None if isinstance(value, Skip) else float(value)
@@ -403,9 +402,8 @@ class Tally:
             results = self.results(control)
             for metric in self.metrics:
                 column = next(iter(metric.columns))
-                if "sound" in metric.needs:
-                    entry = results[column]
-                    told.setdefault(column, {})[control] = {**entry, "told_apart": apart(metric.direction, found[column], entry)}
+                if "sound" in metric.needs and metric.direction != "none":
+                    told.setdefault(column, {})[control] = {**results[column], "told_apart": apart(metric.direction, found[column], results[column])}
         return told
 
     def lines(self) -> list[str]:
@@ -415,7 +413,9 @@ class Tally:
         canary = self.canary(found)
         for metric in self.metrics:
             for k, column in enumerate(metric.columns):
-                chance = "" if k else metric.chance_how if metric.chance is None else f"{metric.chance:.3g}"
+                chance = ""
+                if not k and metric.direction != "none":
+                    chance = metric.chance_how if metric.chance is None else f"{metric.chance:.3g}"
                 if not k and "shuffled" in canary.get(column, {}):
                     chance = f"{_short(canary[column]['shuffled'])} (shuffled pairs)"
                 lines.append(_line(column, found[column], chance))

@@ -74,7 +74,8 @@ class VivitEncoder(nn.Module):
         self.model = VivitModel(VivitConfig(**config), add_pooling_layer=False)
         found = self.model.config
         self.dim, self.size, self.count, self.depth = found.hidden_size, found.image_size, found.num_frames, found.tubelet_size[0]
-        processor = {"rescale_factor": 1 / 127.5, "offset": True, "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, **(processor or {})}
+        usual = {"rescale_factor": 1 / 127.5, "offset": True, "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+        processor = {**usual, **(processor or {})}
         scale, shift = 255 * processor["rescale_factor"], float(processor["offset"])
         mean, deviation = (processor["image_mean"], processor["image_std"]) if processor["do_normalize"] else ([0.0] * 3, [1.0] * 3)
         self.register_buffer("factor", (scale / torch.tensor(deviation)).view(3, 1, 1), persistent=False)
@@ -132,15 +133,20 @@ def clip_from(folder: pathlib.Path, normalise: bool = True) -> ClipEncoder:
     tensors = {name: t for name, t in hub.tensors(file).items() if name.startswith(("vision_model.", "visual_projection."))}
     if "visual_projection.weight" not in tensors:
         raise FatalError(f"{file}: has no CLIP picture tower (visual_projection.weight); give one like openai/clip-vit-large-patch14")
-    config = {**clip_config({name: tuple(t.shape) for name, t in tensors.items()}), **_fields(settings, "vision_config", CLIP_FIELDS)}
+    try:
+        shapes = clip_config({name: tuple(t.shape) for name, t in tensors.items()})
+    except (KeyError, ValueError) as error:
+        raise FatalError(f"{file}: its CLIP picture tower lacks parts ({error}); get the file anew") from None
+    config = {**shapes, **_fields(settings, "vision_config", CLIP_FIELDS)}
     encoder = ClipEncoder(config, normalise)
     hub.load_strict(encoder.model, tensors, file, ignore=(r"position_ids$",))
     return encoder
 
 
-CLIP_FIELDS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act", "layer_norm_eps", "image_size", "patch_size")
-TEXT_FIELDS = (*CLIP_FIELDS[:6], "vocab_size", "max_position_embeddings", "eos_token_id", "bos_token_id", "pad_token_id")
-VIVIT_FIELDS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act", "layer_norm_eps", "image_size", "num_frames", "tubelet_size", "qkv_bias", "num_channels")
+_COMMON = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act", "layer_norm_eps")
+CLIP_FIELDS = (*_COMMON, "image_size", "patch_size")
+TEXT_FIELDS = (*_COMMON, "vocab_size", "max_position_embeddings", "eos_token_id", "bos_token_id", "pad_token_id")
+VIVIT_FIELDS = (*_COMMON, "image_size", "num_frames", "tubelet_size", "qkv_bias", "num_channels")
 
 
 def text_from(folder: pathlib.Path) -> ClipText:

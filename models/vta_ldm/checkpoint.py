@@ -122,7 +122,8 @@ def released_config(path) -> dict:
         "adapters": "group_in.0.weight" in shapes,
     }
     if told.get("embedding_dim") not in (None, token_dim):
-        raise FatalError(f"{file}: its tokens are {token_dim} wide, but {SUMMARY} beside it says {told['embedding_dim']}; are the files of one checkpoint?")
+        said = told["embedding_dim"]
+        raise FatalError(f"{file}: its tokens are {token_dim} wide, but {SUMMARY} beside it says {said}; are the files of one checkpoint?")
     if "snr_gamma" in told and isinstance(told["snr_gamma"], int | float | None):
         made["snr_gamma"] = told["snr_gamma"]
     if isinstance(told.get("fea_encoder_name"), str) and "clip" in told["fea_encoder_name"]:
@@ -283,7 +284,7 @@ def load_for_sampling(system, path, weights: hub.Weights, main: hub.Part, codec:
         from avtools.models.parts.tiny.pixels import Pixels
 
         return Pixels(config.frame_size)
-    return encoder or picture_encoder(config, weights, clip, vivit)
+    return _fitting(encoder, config) if encoder is not None else picture_encoder(config, weights, clip, vivit)
 
 
 def _encoder_beside(config, path: pathlib.Path, released: bool):
@@ -300,7 +301,8 @@ def _encoder_beside(config, path: pathlib.Path, released: bool):
         return None
     tensors = hub.tensors(file)
     told = hub.values(file).get("config")
-    encoder = ClipEncoder(json.loads(told) if told else _clip_config({name: tuple(t.shape) for name, t in tensors.items()}, file), config.clip_normalise)
+    tower = json.loads(told) if told else _clip_config({name: tuple(tensor.shape) for name, tensor in tensors.items()}, file)
+    encoder = ClipEncoder(tower, config.clip_normalise)
     hub.load_strict(encoder.model, tensors, file, ignore=STRAY)
     return encoder
 
@@ -321,12 +323,13 @@ def picture_encoder(config, weights: hub.Weights, clip: hub.Part, vivit: hub.Par
     from avtools.models.vta_ldm.system import MAIN
 
     if config.encoder == "vivit":
-        return video_encoders.vivit_from(hub.locate(weights.get("vivit"), _named(vivit, config.encoder_model), "vta-ldm"))
+        path = hub.locate(weights.get("vivit"), _named(vivit, config.encoder_model), "vta-ldm")
+        return _fitting(video_encoders.vivit_from(path), config)
     part, source = _named(clip, config.encoder_model), weights.get("clip")
     if source is None and weights.get("") is not None:
         found = _clip_of(config, hub.locate(weights.get(""), MAIN, "vta-ldm"))
         if found is not None:
-            return found
+            return _fitting(found, config)
     try:
         path = hub.locate(source, part, "vta-ldm")
     except FatalError:
@@ -337,8 +340,15 @@ def picture_encoder(config, weights: hub.Weights, clip: hub.Part, vivit: hub.Par
             found = _clip_of(config, hub.locate(None, MAIN, "vta-ldm"))
         if found is None:
             raise
-        return found
-    return video_encoders.clip_from(path, config.clip_normalise)
+        return _fitting(found, config)
+    return _fitting(video_encoders.clip_from(path, config.clip_normalise), config)
+
+
+def _fitting(encoder, config):
+    """The encoder, if its pictures have the configured size."""
+    if encoder.size != config.frame_size:
+        raise UsageError(f"frame_size {config.frame_size}: the encoder {config.encoder} sees pictures of {encoder.size}; --set frame_size={encoder.size}")
+    return encoder
 
 
 def _clip_of(config, path: pathlib.Path):
@@ -378,13 +388,15 @@ def init_denoiser(denoiser, source: str) -> None:
     """
     from avtools.models.vta_ldm.system import MAIN
 
-    path = hub.locate(source, MAIN, "vta-ldm")
-    tensors, where, new = _initial(path)
+    other = source.startswith("hf:") and source.partition("@")[0] != MAIN.source  # maybe a UNet in diffusers' layout
+    part = dataclasses.replace(MAIN, files=(*MAIN.files, "unet/diffusion_pytorch_model.safetensors")) if other else MAIN
+    tensors, where, new = _initial(hub.locate(source, part, "vta-ldm"))
     if denoiser.aligned and "alignment.0.weight" not in tensors:
         new = (*new, r"^alignment\.")
         first, wanted = tensors.get("unet.conv_in.weight"), denoiser.unet.conv_in.weight
         if first is not None and first.shape[1] == denoiser.inner_channels:
-            tensors["unet.conv_in.weight"] = torch.cat([first, first.new_zeros(len(first), wanted.shape[1] - first.shape[1], *first.shape[2:])], 1)
+            more = first.new_zeros(len(first), wanted.shape[1] - first.shape[1], *first.shape[2:])
+            tensors["unet.conv_in.weight"] = torch.cat([first, more], 1)
     if new:
         kept = denoiser.state_dict()
         tensors = {**{name: tensor for name, tensor in kept.items() if any(re.search(pattern, name) for pattern in new)}, **tensors}
@@ -455,16 +467,19 @@ def convert(path, out) -> pathlib.Path:
         clip = ClipEncoder(tower) if tower else None
     load_denoiser(denoiser, clip, path)
     read_codec(codec, path if path.is_dir() else path.parent)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FatalError(f"{out}: {error.strerror}; choose another folder") from None
-    hub.save_tensors(out / "codec.safetensors", codec.state_dict())
-    if clip is not None:
-        hub.save_tensors(out / "clip.safetensors", clip.model.state_dict(), {"config": json.dumps(clip.settings)})
-    hub.save_tensors(out / "model.safetensors", denoiser.state_dict())
     facts = {"system": "vta-ldm", "avtools": avtools.__version__, "config": settings.as_dict(config)}
     temporary = out / f".config.json-{identity()}.tmp"
-    temporary.write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    temporary.replace(out / "config.json")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        hub.save_tensors(out / "codec.safetensors", codec.state_dict())
+        if clip is not None:
+            hub.save_tensors(out / "clip.safetensors", clip.model.state_dict(), {"config": json.dumps(clip.settings)})
+        hub.save_tensors(out / "model.safetensors", denoiser.state_dict())
+        temporary.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        temporary.replace(out / "config.json")
+    except OSError as error:
+        raise FatalError(f"{error.filename or out}: {error.strerror}; nothing usable was written; choose another folder") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
     return out

@@ -81,7 +81,7 @@ NOISE_SCHEDULE = {
 class Sampling:
     steps: int = 25  # network passes
     guidance: float = 3.0  # 1 and below: no guidance, one pass instead of two
-    scheduler: str = "dpmsolver++"  # or ddim, ddpm; legacy: the original's stochastic DDPM, leading spacing
+    scheduler: str = "dpmsolver++"  # or unipc, ddim, ddpm; legacy: the original's stochastic DDPM, leading spacing
     overlap: float = 0.25  # of neighbouring windows, for clips longer than one
     batch_size: int = 8
 

@@ -101,20 +101,24 @@ def condition(row: dict, options: dict) -> dict:
     item = {}
     if options["pictures"]:
         item["frames"] = pictures(row, options, 0.0, None)
-        from avtools.media.probe import probe
-
-        picture = probe(_path(row, VIDEO_COLUMNS)).picture
-        item["seconds"] = np.float64(float(picture.duration))
+        item["seconds"] = np.float64(_length(_path(row, VIDEO_COLUMNS)))
     else:
-        item["seconds"] = np.float64(options["seconds"])
         path = _path(row, VIDEO_COLUMNS, missing="")
-        if path and os.path.basename(path) != PLACEHOLDER:
-            from avtools.media.probe import probe
-
-            item["seconds"] = np.float64(float(probe(path).picture.duration))
+        seen = path and os.path.basename(path) != PLACEHOLDER
+        item["seconds"] = np.float64(_length(path) if seen else options["seconds"])
     if options["text"]:
         item["text"] = _bytes(caption(row))
     return item
+
+
+def _length(path: str) -> float:
+    """How long a clip's picture is shown, seconds."""
+    from avtools.media.probe import probe
+
+    picture = probe(path).picture
+    if picture is None or not picture.duration:
+        raise MediaError(f"{path}: is no moving picture; give a video")
+    return float(picture.duration)
 
 
 def feature_item(row: dict, options: dict) -> dict:

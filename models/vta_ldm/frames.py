@@ -47,7 +47,9 @@ def fitted(picture, size: int, fit: str = "crop") -> np.ndarray:
     return np.asarray(picture.crop((left, top, left + size, top + size)))
 
 
-def read_frames(path, frame_rate: float, size: int, legacy: bool = False, fit: str = "crop", start: float = 0.0, seconds: float | None = None) -> np.ndarray:
+def read_frames(
+    path, frame_rate: float, size: int, legacy: bool = False, fit: str = "crop", start: float = 0.0, seconds: float | None = None
+) -> np.ndarray:
     """(T, size, size, 3) uint8 RGB: what is shown at `start` + i / frame_rate until `start` + `seconds`, or the clip's end.
 
     `legacy`: the original's picks instead (:func:`legacy_picks`), i-th for i-th.  One pass over the file.

@@ -179,7 +179,8 @@ def sample_latents(
             latents = solver.step(v, timestep, latents).prev_sample
         if watch is not None:
             watch(k, v, latents)
-    latents = denoiser.leave(latents.to(dtype)).float()
+    if denoiser.config.adapters:
+        latents = denoiser.leave(latents.to(dtype)).float()
     return list(latents[0].split(lengths, 1))
 
 

@@ -240,13 +240,17 @@ class VtaLdm(System):
         return cls(checkpoint.config_of(path, preset, sets))
 
     def load(self, weights: hub.Weights, device, dtype) -> None:
+        import torch
+
         from avtools.models.vta_ldm import checkpoint
         from avtools.models.vta_ldm.model import Denoiser
 
         path = hub.locate(weights.get(""), MAIN, self.name)
         self.codec = self._codec()
         self._check_channels()
-        self.denoiser = Denoiser(self.config, self.codec.latent_channels)
+        with torch.device("meta"):  # its weights come from the file; it has no computed buffers
+            self.denoiser = Denoiser(self.config, self.codec.latent_channels)
+        self.denoiser.to_empty(device="cpu")
         self.encoder = checkpoint.load_for_sampling(self, path, weights, MAIN, CODEC, CLIP, VIVIT)
         self._place(device, dtype)
         self.denoiser.to(device, dtype).eval().requires_grad_(False)

@@ -1,5 +1,6 @@
 """Sampling of VTA-LDM: schedulers, guidance, windows over long clips, and randomness that is the item's own."""
 
+import copy
 import types
 
 import numpy as np
@@ -9,7 +10,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
 from avtools.errors import RowError, UsageError  # noqa: E402
-from avtools.models.parts import audioldm, spans  # noqa: E402
+from avtools.models.parts import audioldm, mel, spans  # noqa: E402
 from avtools.models.vta_ldm import diffusion, sampling  # noqa: E402
 from avtools.models.vta_ldm.config import NOISE_SCHEDULE, Config  # noqa: E402
 from avtools.models.vta_ldm.model import Condition, Denoiser  # noqa: E402
@@ -23,6 +24,7 @@ class Knowing:
 
     frame_rate = 5.0  # a picture is shown for five latents
     inner_channels = CHANNELS
+    config = types.SimpleNamespace(adapters=False)
 
     def __init__(self, null: float = 0.0):
         self.projection, self.null, self.passes = types.SimpleNamespace(weight=torch.zeros(1)), null, []
@@ -41,9 +43,6 @@ class Knowing:
         clean = torch.where(condition.present[:, None], clean, torch.full_like(clean, self.null))[:, None, :, None].expand_as(latents)
         alphas = ALPHAS[timesteps].view(-1, 1, 1, 1)
         return alphas.sqrt() * (latents - alphas.sqrt() * clean) / (1 - alphas).sqrt() - (1 - alphas).sqrt() * clean
-
-    def leave(self, latents):
-        return latents
 
 
 def sample(denoiser, features, lengths, seeds, **options):
@@ -143,6 +142,12 @@ def test_a_result_depends_on_its_item_and_seed_alone(network, scheduler):
     assert np.allclose(again[0], together[2], atol=1e-5) and not np.allclose(again[0], again[1], atol=1e-3)
 
 
+def test_half_precision_is_the_network_s_alone(network):
+    whole = generate(network, [2.0], [7], "dpmsolver++")[0]
+    half = generate(copy.deepcopy(network).bfloat16(), [2.0], [7], "dpmsolver++")[0]
+    assert np.abs(half - whole).max() < 0.1 * np.abs(whole).max()
+
+
 def test_sound_that_is_no_number_is_refused(network):
     with pytest.raises(RowError, match="no number"):
         sampling.generate(
@@ -189,6 +194,16 @@ def test_codec_keeps_to_its_figures(codec):
         sound = codec.decode(mean)
     assert mean.shape == std.shape == (2, 8, 12, 16) and mean.isfinite().all() and (std > 0).all()
     assert sound.shape == (2, 640 * 12 + 32) and sound.abs().max() <= 1
+
+
+def test_prepared_sound_has_its_peak_and_silence_stays_silent():
+    tone = torch.sin(torch.arange(44100) / 20)[None].repeat(2, 1) * 0.1 + 0.3
+    for mix in (True, False):
+        made = mel.prepare_waveform(tone, 44100, 16000, 20000, mix)
+        assert made.shape == (1, 20000) and abs(made.abs().max() - 0.5) < 1e-6 and not made[0, 16100:].any()
+        assert abs(made[0, :16000].mean()) < 1e-3
+        assert not mel.prepare_waveform(torch.zeros(1, 100), 16000, 16000, 50, mix).any()
+    assert mel.LogMel()(torch.full((1, 2000), torch.nan)).isfinite().all()
 
 
 def test_long_sound_is_vocoded_in_parts_without_a_seam(codec, monkeypatch):

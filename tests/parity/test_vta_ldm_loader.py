@@ -159,14 +159,57 @@ def test_training_starts_as_the_weights_did(tmp_path):
     assert torch.equal(own.unet.conv_in.weight, small().unet.conv_in.weight)
 
 
-def test_converted_is_complete_and_the_same(tmp_path, monkeypatch):
+@pytest.fixture
+def small_codec(monkeypatch):
+    """The codec's default sizes made small: the real ones are half a gigabyte."""
     from avtools.models.parts import audioldm
 
-    # the real sizes would be gigabytes
-    monkeypatch.setitem(checkpoint.UNETS, "small", UNET)
     sizes = {"in_channels": 1, "out_ch": 1, "z_channels": 8, "ch": 32, "ch_mult": [1, 2, 4], "num_res_blocks": 1}
     monkeypatch.setattr(audioldm.AudioLdmCodec.__init__, "__defaults__", (sizes, {**audioldm.VOCODER, "upsample_initial_channel": 32}, audioldm.SCALE, None))
-    clip, codec, source, out = ClipEncoder(TOWER, False), audioldm.AudioLdmCodec(), tmp_path / "released", tmp_path / "ours"
+    return audioldm.AudioLdmCodec
+
+
+def test_parts_come_from_the_main_weights_or_from_their_own(tmp_path, small_codec):
+    from avtools.models.vta_ldm.system import CLIP, CODEC, MAIN, VIVIT
+
+    clip, other, codec = ClipEncoder(TOWER), ClipEncoder(TOWER), small_codec()
+    torch.save(released(small(), clip), tmp_path / checkpoint.DIFFUSION)
+    hub.save_tensors(tmp_path / "clip-alone.safetensors", other.model.state_dict())
+    hub.save_tensors(tmp_path / "codec.safetensors", codec.state_dict())
+    config = Config(frame_size=16)
+    main, own = hub.Weights.parse([str(tmp_path)]), hub.Weights.parse([str(tmp_path), f"clip={tmp_path}/clip-alone.safetensors"])
+    for weights, wanted in ((main, clip), (own, other)):
+        assert checkpoint.digest_of_module(checkpoint.picture_encoder(config, weights, CLIP, VIVIT)) == checkpoint.digest_of_module(wanted)
+    for weights in (main, hub.Weights.parse([f"codec={tmp_path}/codec.safetensors"])):
+        found = small_codec()
+        checkpoint.load_codec(found, weights, MAIN, CODEC)
+        assert checkpoint.digest_of_module(found) == checkpoint.digest_of_module(codec)
+
+
+def test_our_own_checkpoints_load_their_moving_average(tmp_path, small_codec):
+    folder = tmp_path / "run" / "checkpoints" / "step-00000003"
+    folder.mkdir(parents=True)
+    denoiser, average = small(), small()
+    average.projection.bias.data.fill_(3.0)
+    hub.save_tensors(folder / "model.safetensors", denoiser.state_dict())
+    hub.save_tensors(folder / "ema.safetensors", average.state_dict())
+    config = {"unet": UNET, "token_dim": 16, "feature_dim": 24, "time_conditioning": "cross", "encoder": "pixels", "frame_size": 4, "codec": "mel-bands"}
+    (folder / "config.json").write_text(json.dumps({"system": "vta-ldm", "avtools": "0", "config": config}))
+
+    class Asked:
+        config = checkpoint.config_of(tmp_path / "run", sets=["steps=3"])
+        denoiser, codec, text_encoder = small(), None, None
+
+    assert Asked.config.sampling.steps == 3 and Asked.config.unet == UNET
+    assert checkpoint.load_for_sampling(Asked, tmp_path / "run", hub.Weights(), None, None, None, None).dim == 64
+    assert Asked.denoiser.projection.bias[0] == 3.0
+    (folder / "config.json").write_text(json.dumps({"system": "vta-ldm", "config": {"no_such": 1}}))
+    fails("no_such", checkpoint.config_of, folder)
+
+
+def test_converted_is_complete_and_the_same(tmp_path, monkeypatch, small_codec):
+    monkeypatch.setitem(checkpoint.UNETS, "small", UNET)
+    clip, codec, source, out = ClipEncoder(TOWER, False), small_codec(), tmp_path / "released", tmp_path / "ours"
     source.mkdir()
     torch.save(released(small(), clip), source / checkpoint.DIFFUSION)
     hub.save_tensors(source / "codec.safetensors", codec.state_dict())
@@ -176,12 +219,16 @@ def test_converted_is_complete_and_the_same(tmp_path, monkeypatch):
         checkpoint.config_of(out, "tiny")
 
     class Asked:
-        config = checkpoint.config_of(out)
-        denoiser, codec, text_encoder = small(), audioldm.AudioLdmCodec(), None
+        config = checkpoint.config_of(out, sets=[f"frame_size={TOWER['image_size']}"])
+        denoiser, codec, text_encoder = small(), small_codec(), None
 
     found = [checkpoint.load_for_sampling(Asked, path, hub.Weights(), None, None, None, None) for path in (source, out)]
     assert checkpoint.digest_of_module(found[0]) == checkpoint.digest_of_module(found[1]) == checkpoint.digest_of_module(clip)
     assert checkpoint.digest_of_module(Asked.codec) == checkpoint.digest_of_module(codec)
     assert checkpoint.digest_of(source) != checkpoint.digest_of(out)
+    Asked.config = checkpoint.config_of(out)
+    with pytest.raises(UsageError, match="--set frame_size=16"):
+        checkpoint.load_for_sampling(Asked, out, hub.Weights(), None, None, None, None)
+    fails("choose another folder", checkpoint.convert, source, source / checkpoint.DIFFUSION / "below")
     (out / "config.json").write_text('{"system": "other", "config": {}}')
     fails("a checkpoint of other", checkpoint.config_of, out)
