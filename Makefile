@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(abspath $(VENV))/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo test bench man dist clean
+.PHONY: setup demo test learn bench man dist clean
 
 setup: $(READY)
 
@@ -14,12 +14,16 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[models,dev]'
 	touch $@
 
-# The data chain, on synthetic clips or on yours: make demo CLIPS=folder
+# From synthetic clips to a trained model; or the data chain on your clips: make demo CLIPS=folder
 demo: $(READY)
 	PATH="$(BIN):$$PATH" sh workflows/demo.sh $(if $(CLIPS),"$(CLIPS)")
 
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --dist worksteal tests
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not learn and not cluster" tests
+
+# What longer training learns; minutes each.
+learn: $(READY)
+	$(BIN)/python -m pytest -m learn tests
 
 # Ratios against peers, measured side by side; ffmpeg, sox and hyperfine are taken from PATH.
 bench: $(READY)

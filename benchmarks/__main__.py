@@ -31,7 +31,7 @@ def main() -> int:
     command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
     source = "real clips" if os.environ.get("AVTOOLS_MEDIA") and not given.quick else "synthetic clips"
     rounds = 1 if given.quick else ROUNDS
-    print(f"`{command}`, {source}; {about}. Medians of {rounds} rounds in turn, whole command lines, each file its own copy.\n")
+    print(f"`{command}`, {source}; {about}. Medians of {rounds} rounds in turn, whole command lines (vta_ldm: pieces of work in two processes), each file its own copy.\n")
     print("| what; peer | ours | peer | ratio | asked | holds |\n|---|---|---|---|---|---|", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no files are left
     results = []

@@ -46,7 +46,7 @@ class Side:
     def __init__(self, part: str, way: str, where: Path, quick: bool):
         self.said = tempfile.TemporaryFile()
         command = [sys.executable, "-m", "benchmarks.vta_ldm", part, way, str(where), str(int(quick))]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said, text=True)
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said, text=True, cwd=Path(__file__).parents[1])
         try:
             self.facts = self._answer()  # of the first piece, which is not timed
         except BaseException:
@@ -163,11 +163,16 @@ def with_denoiser(system):
     return system
 
 
+def codec(quick: bool):
+    from avtools.models.parts.audioldm import DDCONFIG, VOCODER, AudioLdmCodec
+
+    return AudioLdmCodec({**DDCONFIG, "ch": 32}, {**VOCODER, "upsample_initial_channel": 64}) if quick else AudioLdmCodec()
+
+
 def with_encoders(system, quick: bool):
     """`system` with the frozen networks, of random weights."""
     import torch
 
-    from avtools.models.parts.audioldm import DDCONFIG, AudioLdmCodec
     from avtools.models.parts.video_encoders import ClipEncoder
 
     clip = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "patch_size": 14, "image_size": 224, "projection_dim": WIDTH}
@@ -175,10 +180,22 @@ def with_encoders(system, quick: bool):
     if quick:
         clip |= {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 1, "patch_size": 56, "num_hidden_layers": 1}
     torch.manual_seed(1)
-    system.codec = AudioLdmCodec({**DDCONFIG, "ch": 32} if quick else DDCONFIG)
+    system.codec = codec(quick)
     system.encoder = ClipEncoder(clip, system.config.clip_normalise)
     system._place(device(), torch.float32)
     return system
+
+
+def latents_of(system) -> int:
+    """How many latents a window has: 25 in a second."""
+    return round(system.config.window * 25)
+
+
+def exact(on: bool) -> None:
+    """Whether a GPU's convolutions keep fp32 as it is, for comparing."""
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = not on
 
 
 def alphas_of(schedule: dict):
@@ -200,8 +217,9 @@ def sampling(where: Path, quick: bool) -> Iterator[Result]:
         peaks = ours.close(), plain.close()
     total, our_total = step * PLAIN_STEPS, our_step * OUR_STEPS
     what = f"sampling, {size_of(quick)}"
-    yield Result(f"{what}: legacy scheduler, the same noise, {ours.facts['steps']} steps; the plain loop", f"differs by {most:.1e}", "", None, "at most 1e-4 of the largest", True)
-    yield Result(f"{what}: UNet passes of a sample; {PLAIN_STEPS} stochastic steps, with and without condition", f"{mine:.0f}", f"{theirs:.0f}", theirs / mine, "10x fewer", theirs >= 10 * mine)
+    same = f"{what}: largest difference of the legacy scheduler from the plain loop, {ours.facts['steps']} steps, the same noise"
+    yield Result(same, f"{most:.1e}", "", None, "at most 1e-4", True)
+    yield Result(f"{what}: UNet passes of a sample; {PLAIN_STEPS} steps, with and without condition", f"{mine:.0f}", f"{theirs:.0f}", theirs / mine, "10x", theirs >= 10 * mine)
     yield Result(f"{what}: a guided step, one batch, projected once; two passes, projected at each", f"{our_step:.3f} s", f"{step:.3f} s", step / our_step, "for information")
     yield Result(
         f"{what}: a sample of 10.24 s without decoding, seconds of a step x steps: DPM-Solver++ {OUR_STEPS}; {PLAIN_STEPS} steps",
@@ -216,25 +234,29 @@ def sampling_side(ours: bool, where: Path, quick: bool) -> Iterator[dict]:
     system = with_denoiser(system_of(quick))
     denoiser = system.denoiser.eval().requires_grad_(False)
     features = torch.randn(TOKENS, WIDTH, generator=torch.Generator().manual_seed(2))
-    calls = []
+    calls, length = [], latents_of(system)
     denoiser.unet.register_forward_pre_hook(lambda module, given: calls.append(len(given[0])))
-    sample = our_sample if ours else plain_sample
     few = 4
-    latents = sample(system, features, "legacy", few, few)
+    exact(True)
+    latents = our_sample(system, features, length, "legacy", few) if ours else plain_sample(system, features, length, few, few)
+    exact(False)
     np.save(where / f"{'ours' if ours else 'plain'}.npy", latents.cpu().numpy())
     yield {"passes": sum(calls), "steps": few}
     while True:
         sync()
         begun = time.perf_counter()
-        sample(system, features, "dpmsolver++" if ours else "legacy", PIECE if ours else PLAIN_STEPS, PIECE)
+        if ours:
+            our_sample(system, features, length, "dpmsolver++", PIECE)
+        else:
+            plain_sample(system, features, length, PLAIN_STEPS, PIECE)
         sync()
         yield {"seconds": time.perf_counter() - begun}
 
 
-def our_sample(system, features, scheduler: str, steps: int, only: int):
+def our_sample(system, features, length: int, scheduler: str, steps: int):
     from avtools.models.vta_ldm import sampling as ours
 
-    config, length = system.config, system._samples() // 640
+    config = system.config
     (made,) = ours.sample_latents(
         system.denoiser, [features], [None], [length], ours.seeded([5], lambda item: (8, length, 16)), scheduler=scheduler, steps=steps,
         guidance=GUIDANCE, schedule=config.noise_schedule, window=length, overlap=0, step=0.04, frame_rate=config.frame_rate, device=device(),
@@ -242,14 +264,14 @@ def our_sample(system, features, scheduler: str, steps: int, only: int):
     return made
 
 
-def plain_sample(system, features, scheduler: str, steps: int, only: int):
+def plain_sample(system, features, length: int, steps: int, only: int):
     """The original's loop: ancestral sampling of `steps` steps, of which `only` the first are done."""
     import torch
     from diffusers import DDPMScheduler
 
     from avtools.training.draws import generator
 
-    denoiser, config, length = system.denoiser, system.config, system._samples() // 640
+    denoiser, config = system.denoiser, system.config
     solver = DDPMScheduler(**config.noise_schedule)
     solver.set_timesteps(steps)
     source = generator(5, "sample")  # as ours draws
@@ -276,7 +298,8 @@ def training(where: Path, quick: bool) -> Iterator[Result]:
         peaks = ours.close(), plain.close()
     part = "" if quick or large(quick) else f", {CLIP_LAYERS} of CLIP's 24 layers"
     what, ratio = f"training step, {size_of(quick)}{part}", times["plain"] / times["ours"]
-    yield Result(f"{what}: loss with the same draws, features kept as fp16; computed anew", f"{ours.facts['loss'][0]:.5f}", f"{plain.facts['loss'][0]:.5f}", None, f"at most 1e-3 apart ({most:.1e})", True)
+    same = f"{what}: loss with the same draws ({most:.1e} apart); features computed anew, not kept as fp16"
+    yield Result(same, f"{ours.facts['loss'][0]:.5f}", f"{plain.facts['loss'][0]:.5f}", None, "at most 1e-3 apart", True)
     yield Result(
         f"{what}: from features files; CLIP, mel and VAE in every step ({batch_of(quick)} clips of 10.24 s)",
         f"{times['ours']:.3f} s", f"{times['plain']:.3f} s", ratio, "faster", None if quick else ratio > 1,
@@ -303,7 +326,7 @@ def training_side(ours: bool, where: Path, quick: bool) -> Iterator[dict]:
         _, options = system.item_work()
     else:
         draw = np.random.Generator(np.random.PCG64(3))
-        sound = torch.from_numpy(draw.uniform(-0.5, 0.5, (count, system._samples())).astype(np.float32))
+        sound = torch.from_numpy(draw.uniform(-0.5, 0.5, (count, latents_of(system) * system.codec.step)).astype(np.float32))
         pictures = torch.from_numpy(draw.integers(0, 256, (count, FRAMES, 224, 224, 3), np.uint8))
 
     def frozen():
@@ -327,7 +350,9 @@ def training_side(ours: bool, where: Path, quick: bool) -> Iterator[dict]:
         sync()
         return float(value)
 
+    exact(True)
     first = step()
+    exact(False)
     if not ours:
         found, mean, std = frozen()
         facts = system.encoder_facts()
@@ -371,19 +396,23 @@ def loading(where: Path, quick: bool) -> Iterator[Result]:
         file.writelines(json.dumps({"path": str(clip), "audio_path": str(sound), "id": f"{k}"}) + "\n" for k, (clip, sound) in enumerate(files))
     with Side("loader", "plain", where, quick) as plain, Side("loader", "ours", where, quick) as ours:
         picture, sound = agreement(where)
-        rates: dict[str, list] = {"ours": [], "plain": []}
-        times = common.in_turn(
-            1 if quick else common.ROUNDS,
-            **{name: lambda side=side, name=name: (side(), rates[name].append(side.last))[1] or side.last["seconds"] / side.last["clips"] for name, side in (("ours", ours), ("plain", plain))},
-        )
-        ours.close(), plain.close()
-    cpu = {name: float(np.median([one["cpu"] / one["clips"] for one in found])) for name, found in rates.items()}
-    jobs, of = ours.facts["jobs"], "2 s" if quick else "10 s"
-    what, peer = f"clips of {of}, {FRAMES if not quick else 4} pictures and sound", "cv2 with a seek for each picture, PIL, torchaudio; one process"
-    agree = f"sound {sound:.4f} alike"
-    yield Result(f"loader, {what}: pictures' mean difference from the plain formulation's, of 255 ({agree})", f"{picture:.2f}", "", None, "at most 3; 0.99", True)
-    yield Result(f"loader, {what}: per core (CPU time of all its processes); {peer}", f"{1 / cpu['ours']:.1f} clips/s", f"{1 / cpu['plain']:.1f} clips/s", cpu["plain"] / cpu["ours"], "faster", None if quick else cpu["ours"] < cpu["plain"])
-    yield Result(f"loader, {what}: {jobs} workers; {peer}", f"{1 / times['ours']:.1f} clips/s", f"{1 / times['plain']:.1f} clips/s", times["plain"] / times["ours"], "for information")
+        spent: dict[Side, list[float]] = {ours: [], plain: []}
+
+        def a_clip(side: Side) -> float:
+            side()
+            spent[side].append(side.last["cpu"] / side.last["clips"])
+            return side.last["seconds"] / side.last["clips"]
+
+        times = common.in_turn(1 if quick else common.ROUNDS, ours=lambda: a_clip(ours), plain=lambda: a_clip(plain))
+        for side in (ours, plain):
+            side.close()
+    mine, theirs = (float(np.median(spent[side])) for side in (ours, plain))
+    what, peer = f"loader, clips of {2 if quick else 10} s", "cv2 with a seek for each picture, PIL, torchaudio; one process"
+    yield Result(f"{what}: pictures' mean difference from the peer's, of 255, and correlation of the sound", f"{picture:.2f}; {sound:.4f}", "", None, "at most 3; at least 0.99", True)
+    yield Result(
+        f"{what}, per core (CPU time of all processes); {peer}", f"{1 / mine:.1f} clips/s", f"{1 / theirs:.1f} clips/s", theirs / mine, "faster", None if quick else mine < theirs
+    )
+    yield Result(f"{what}, {ours.facts['jobs']} workers; {peer}", f"{1 / times['ours']:.1f} clips/s", f"{1 / times['plain']:.1f} clips/s", times["plain"] / times["ours"], "for information")
 
 
 def agreement(where: Path) -> tuple[float, float]:
@@ -425,6 +454,7 @@ def our_loader(where: Path, quick: bool, count: int, some: int) -> Iterator[dict
     from avtools.training.table import Table
 
     system, table, bad = system_of(quick), Table(str(where / "loader.jsonl")), Bad(str(where / "bad.jsonl"), 0)
+    system.codec = codec(quick)  # it knows how long a window is
     first = Loader(system, table, 0, bad)
     first.start([[(0, k)] for k in range(some)])
     batches = [first.next() for _ in range(some)]
@@ -439,10 +469,10 @@ def our_loader(where: Path, quick: bool, count: int, some: int) -> Iterator[dict
         while True:
             for _ in range(8):  # what was made while the other side was measured; no more than is ever kept ahead
                 loader.next()
-            begun, spent, made = time.perf_counter(), cpu_seconds(), loader.items
-            for _ in range(max(1, count // size)):
+            begun, spent = time.perf_counter(), cpu_seconds()
+            for _ in range(count // size):  # as much is under way at the end as at the beginning
                 loader.next()
-            yield {"seconds": time.perf_counter() - begun, "cpu": cpu_seconds() - spent, "clips": max(1, loader.items - made)}
+            yield {"seconds": time.perf_counter() - begun, "cpu": cpu_seconds() - spent, "clips": count // size * size}
     finally:
         loader.close()
 
@@ -497,17 +527,19 @@ def plain_item(row: dict, quick: bool) -> dict:
 
 def waiting(where: Path, quick: bool) -> Result:
     """The share of its time that the tiny preset's training waits for items, as its log says, after the first epoch."""
-    count, steps, batch = (8, 8, 4) if quick else (32, 30, 16)
+    count, steps, batch = (4, 6, 2) if quick else (32, 30, 16)
     run = where / "run"
     common.run(*AVTOOLS, "synth", "-q", "-n", count, "--seconds", 2, "-d", where / "toys", "-o", where / "toys.csv")
-    sets = [f"batch_size={batch}", f"log_every={2 if quick else 5}", f"checkpoint_every={steps}"]
-    common.run(*AVTOOLS, "train", "vta-ldm", where / "toys.csv", "--preset", "tiny", "--max-steps", steps, *(word for one in sets for word in ("--set", one)), "-d", run)
+    sets = [f"train.batch_size={batch}", f"log_every={2 if quick else 5}", f"checkpoint_every={steps}"]
+    options = [word for one in sets for word in ("--set", one)]
+    common.run(*AVTOOLS, "train", "vta-ldm", where / "toys.csv", "--preset", "tiny", "--max-steps", steps, *options, "-d", run)
     lines = [json.loads(line) for line in open(run / "log.jsonl")]
     steady = [line for line, before in zip(lines[1:], lines, strict=False) if "wait" in line and before.get("epoch", 0) >= 1]
     if not steady:
         raise SystemExit(f"{run}/log.jsonl: no line after the first epoch")
     share = float(np.mean([line["wait"] for line in steady]))
-    return Result(f"training, preset tiny, {count} clips, steps {steps} of {batch}: share of the time spent waiting for data after the first epoch", f"{100 * share:.2f} %", "", None, "under 5 %", share < 0.05)
+    what = f"training, preset tiny, {steps} steps of {batch}, {count} clips: share of the time waiting for data after the first epoch"
+    return Result(what, f"{100 * share:.2f} %", "", None, "under 5 %", None if quick else share < 0.05)
 
 
 # --- with a GPU ----------------------------------------------------------------------------------------------------
@@ -519,7 +551,7 @@ def accelerator(where: Path, quick: bool) -> Iterator[Result]:
     with Side("accelerator", "ours", where, quick) as side:
         seconds = common.in_turn(1 if quick else common.ROUNDS, ours=side)["ours"]
         facts, peak = side.facts, side.close()
-    per, network = facts["clips"] / seconds, facts["flops"] / seconds
+    per = facts["clips"] / seconds
     what = f"{facts['name']}: {facts['clips']} clips of 10.24 s at once, DPM-Solver++ {OUR_STEPS}, bf16, with CLIP and decoding"
     yield Result(what, f"{per:.2f} samples/s", "", None, "for information")
     yield Result(f"{what}: seconds of sound in a second", f"{per * 10.24:.1f}", "", None, "faster than real time", per * 10.24 > 1)
@@ -538,8 +570,7 @@ def accelerator_side(ours: bool, where: Path, quick: bool) -> Iterator[dict]:
     system._place(device(), torch.bfloat16)
     options = system.sample_options({"steps": 2 if quick else OUR_STEPS, "guidance": GUIDANCE, "scheduler": "dpmsolver++"})
     item = {"frames": np.zeros((FRAMES, 224, 224, 3), np.uint8), "seconds": np.float64(system.config.window)}
-    length = system._samples() // system.codec.step
-    latents = torch.randn(2 * clips, 8, length, system.codec.bins, device=device(), dtype=torch.bfloat16)
+    latents = torch.randn(2 * clips, 8, latents_of(system), system.codec.bins, device=device(), dtype=torch.bfloat16)
     timesteps = torch.full((2 * clips,), 500, device=device())
 
     with torch.inference_mode():

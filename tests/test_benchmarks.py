@@ -28,3 +28,37 @@ def test_quick_benchmarks_print_a_table(tmp_path):
 def test_an_unknown_benchmark_is_named():
     done = bench("nonsense")
     assert done.returncode == 2 and "nonsense" in done.stderr
+
+
+def test_both_ways_of_vta_ldm_agree_and_the_passes_are_counted(tmp_path):
+    done = bench("--quick", "--json", tmp_path / "b.json", "vta_ldm")  # any disagreement ends it
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "b.json").read_text())["results"]
+    (passes,) = [row for row in rows if "UNet passes" in row["what"]]
+    assert (passes["ours"], passes["peer"], passes["ratio"]) == ("50", "600", 12)
+    assert [row for row in rows if "loss" in row["what"]][0]["holds"] is True
+    assert {word for row in rows for word in ("sampling", "training step", "loader", "waiting") if word in row["what"]} == {"sampling", "training step", "loader", "waiting"}
+
+
+def test_what_differs_ends_the_benchmark(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import vta_ldm
+
+    assert vta_ldm.alike("x", [1.0, -2.0], [1.0, -2.001], 1e-3) == pytest.approx(5e-4, rel=1e-2)
+    for other in ([1.0, -2.1], [1.0], [1.0, float("nan")]):
+        with pytest.raises(SystemExit, match="differ"):
+            vta_ldm.alike("x", [1.0, -2.0], other, 1e-3)
+    with pytest.raises(SystemExit, match="KeyError: 'nonsense'"):
+        vta_ldm.Side("nonsense", "ours", tmp_path, True)
+
+
+def test_what_measures_a_gpu_runs(monkeypatch, tmp_path):
+    pytest.importorskip("diffusers")
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import vta_ldm
+
+    side = vta_ldm.accelerator_side(True, tmp_path, True)
+    facts = next(side)
+    assert facts["flops"] == 2 * facts["pass_flops"] > 0 and facts["pass_seconds"] > 0
+    assert next(side)["seconds"] > 0
+    side.close()

@@ -2,7 +2,7 @@
 # From nothing to a model that hears what it sees: sh workflows/demo.sh
 # The data chain alone, on the clips of a folder of yours:  sh workflows/demo.sh FOLDER
 #
-# SEED (0), CLIPS (1000), STEPS (the preset's) and OUT (demo) may be set; the bars below are for the defaults.
+# SEED (0), CLIPS (1000), STEPS, SET (of the training: KEY=VALUE) and OUT (demo) may be set; the bars are for the defaults.
 set -eu
 out=${OUT:-demo} seed=${SEED:-0}
 mkdir -p "$out"
@@ -33,7 +33,7 @@ chain "$out/synth/clips" |
 
 echo "== train: sound from pictures, preset tiny, on this CPU (some minutes; every line is one JSON object)"
 avtools train vta-ldm "$out/split/train.csv" --preset tiny --valid "$out/split/valid.csv" --seed "$seed" \
-    ${STEPS:+--max-steps "$STEPS"} -d "$out/run"
+    ${STEPS:+--max-steps "$STEPS"} ${SET:+--set "$SET"} -d "$out/run"
 
 echo "== sample: sound for clips that were held out, put onto their pictures"
 avtools sample vta-ldm "$out/split/test.csv" --weights "$out/run" --mux --seed "$seed" -d "$out/made" -o "$out/made.csv"

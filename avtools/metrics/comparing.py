@@ -6,8 +6,8 @@ import os
 from avtools.errors import UsageError
 from avtools.metrics import scoring
 
-MEASURED = frozenset(("count", "values", "min", "max", "seconds", "not_finite"))  # differ between sets that are alike
-SAME = ("summary", "avtools", "columns", "seed", "rows", "weights", "decoder", "libraries")
+SAME = ("summary", "avtools", "seed", "rows", "weights", "decoder", "libraries")
+FACTS = ("rate", "channels", "fps", "frames", "size", "decoder")  # of the judged media
 
 
 def read(path: str) -> dict:
@@ -29,12 +29,14 @@ def read(path: str) -> dict:
 def differences(one: dict, other: dict) -> list[str]:
     """What makes the results of two summaries incomparable, a line each.
 
-    Not so: how the pairs were made up (a control beside the true pairs), how many rows were skipped, how long the
-    judged sounds are.  Of the metrics, those that both have count.
+    Not so: how the pairs were made up (a control beside the true pairs), which columns held what was judged, how many
+    rows were skipped, how long the judged sounds are.  Of the metrics, those that both have count.
     """
     found = []
     for name in SAME:
         found += _difference(name, one.get(name), other.get(name))
+    for role in ("reference_video", "reference_audio"):
+        found += _difference(f"{role} column", one["columns"].get(role), other["columns"].get(role))
     for metric in one["definitions"].keys() & other["definitions"].keys():
         found += _difference(metric, one["definitions"][metric], other["definitions"][metric])
     for role in sorted(one["media"].keys() | other["media"].keys()):
@@ -43,7 +45,7 @@ def differences(one: dict, other: dict) -> list[str]:
             if one["definitions"].keys() == other["definitions"].keys():
                 found.append(f"{role}: judged in one of them alone")
             continue
-        for name in ("rate", "channels", "fps", "frames", "size", "decoder"):
+        for name in FACTS:
             found += _difference(f"{role} {name}", _kinds(ours.get(name)), _kinds(theirs.get(name)))
     return sorted(found)
 

@@ -38,7 +38,7 @@ def file_of(row: dict, role: str, named: dict[str, str | None]) -> str:
     for column in columns:
         if row.get(column) not in (None, "") and os.path.basename(str(row[column])) != PLACEHOLDER:
             return path_of(row, column)
-    raise RowError(f"the row has no {'picture' if 'video' in role else 'sound'} to judge: {' and '.join(columns)} {'is' if len(columns) == 1 else 'are'} empty")
+    raise RowError(f"the row has no {'picture' if 'video' in role else 'sound'} to judge (columns looked at: {', '.join(columns)})")
 
 
 class Sound(NamedTuple):

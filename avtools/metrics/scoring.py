@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from avtools.engine import Items, Model
 from avtools.errors import FatalError, RowError, UsageError
@@ -26,7 +26,7 @@ SHUFFLED = "\0shuffled"  # another row's sound, for --canary
 EXCHANGED = "exchanged_audio_path"  # another row's sound, judged instead of the row's own
 BATCH_SIZE = 16  # of networks
 FORMAT = 1  # of the summary
-LIBRARIES = ("numpy", "av", "soundfile", "soxr", "librosa", "cv2", "torch", "transformers")
+LIBRARIES = ("numpy", "av", "soundfile", "soxr")  # what every metric rests on; others name what they need
 
 
 def work(
@@ -67,11 +67,10 @@ def work(
     def records(stdin):
         from avtools.rows import open_rows
 
-        source = open_rows(shared.inputs, shared.from_format, None if canary or exchange is not None else shared.shard, stdin)
+        source = open_rows(shared.inputs, shared.from_format, None, stdin)  # whoever asks for the rows cuts the shard
         check_header(source.columns, source.format, metrics, named, exchange)
-        if not (canary or exchange is not None):
-            return source.columns, source.format, source
-        return source.columns, source.format, with_partners(source, named, shared.key, exchange, seed)
+        given = with_partners(source, named, shared.key, exchange, seed) if canary or exchange is not None else source
+        return source.columns, source.format, tally.counted(given, shared.shard)
 
     return Work(
         judge,
@@ -128,14 +127,14 @@ def needed(need: str, named: dict) -> tuple[str, ...]:
 def with_partners(source, named: dict, key: str | None, same: tuple[str, ...] | None, seed: int) -> Iterator:
     """All records of `source`, each with the sound of another row whose cells in the columns `same` are its own.
 
-    The rows are kept on disk, the names of their sounds in memory.  Sounds of a group stand in a circle, in an order
-    that depends on the seed and their rows' keys alone, and each row gets the next one: no sound is left out, none
-    is its own partner.  A row alone in its group gets none.
+    The rows are kept on disk, the names of their sounds in memory.  The keys of a group stand in a circle, in an order
+    that depends on the seed and them alone, and each row gets a sound of the next one: never one of its own key (another
+    sample of the same clip).  A row alone in its group gets none.
     """
     from avtools.rows import Record
 
     rows: list[tuple[bytes, str | None]] = []  # of each row: its group, its sound
-    circles: dict[bytes, dict[str, bytes]] = {}  # group -> sound -> place in its circle
+    circles: dict[bytes, dict[str, bytes]] = {}  # group -> sound -> place of its first row's key
     with tempfile.TemporaryFile("w+", encoding="ascii") as spool:
         for record in source:
             spool.write(json.dumps(record) + "\n")
@@ -148,14 +147,26 @@ def with_partners(source, named: dict, key: str | None, same: tuple[str, ...] | 
             if sound is not None:
                 circles.setdefault(group, {}).setdefault(sound, place)
             rows.append((group, sound))
-        after = {}
-        for group, circle in circles.items():
-            order = sorted(circle, key=lambda sound: (circle[sound], sound))
-            after[group] = dict(zip(order, order[1:] + order[:1], strict=True)) if len(order) > 1 else {}
+        after = {group: _next(circle) for group, circle in circles.items()}
         spool.seek(0)
         for line, (group, sound) in zip(spool, rows, strict=True):
             row, origin = json.loads(line)
             yield Record({**row, SHUFFLED if same is None else EXCHANGED: after.get(group, {}).get(sound, "")}, origin)
+
+
+def _next(circle: dict[str, bytes]) -> dict[str, str]:
+    """Sound -> the one that is judged in its place; `circle`: sound -> place of its key."""
+    places: dict[bytes, list[str]] = {}
+    for sound, place in circle.items():
+        places.setdefault(place, []).append(sound)
+    order = sorted(places)
+    if len(order) < 2:
+        return {}
+    return {
+        sound: places[following][number % len(places[following])]
+        for place, following in zip(order, order[1:] + order[:1], strict=True)
+        for number, sound in enumerate(places[place])
+    }
 
 
 def _hash(*what) -> bytes:
@@ -180,7 +191,7 @@ def judge(row: dict, options: dict):
     for variant, pair, skip in pairs:
         whole[variant] = {}
         for metric in options["metrics"]:
-            told, prepared = _judged(metric, pair, skip)
+            told, prepared = _judged(metric, variant, pair, skip)
             whole[variant][metric.name] = told
             if prepared is not None:
                 items.append({"variant": variant, "metric": metric.name, "input": prepared})
@@ -213,11 +224,13 @@ def _controls(pair: Pair, row: dict, key: str, options: dict) -> Iterator[tuple[
     yield "shifted", pair.with_sound(Sound(np.roll(samples, round(SHIFT_S * rate), axis=0), rate)), None
 
 
-def _judged(metric: Metric, pair: Pair, skip: Skip | None) -> tuple[dict, dict | None]:
+def _judged(metric: Metric, variant: str, pair: Pair, skip: Skip | None) -> tuple[dict, dict | None]:
     """What is told of a pair by one metric (JSON), and the input of its network, if it has one to run."""
     try:
         if skip is not None:
             raise skip
+        if variant != TRUE and "sound" not in metric.needs:
+            raise Skip("does not hear the sound")
         if metric.network:
             return {}, metric.prepare(pair)
         return _told(metric, pair), None
@@ -305,12 +318,19 @@ class Tally:
     def __init__(self, metrics, options, protocol, exchange, networks, weights):
         self.metrics, self.options, self.protocol, self.exchange = metrics, options, protocol, exchange
         self.networks, self.weights = networks, weights
-        self.rows = self.keys = 0
+        self.rows = self.keys = self.given = 0
         self.facts: dict[str, dict[str, Fact]] = {}
         self.sets = {variant: self._empty() for variant in (TRUE, *options["controls"])}
 
     def _empty(self) -> dict:
         return {m.name: {column: Mean() for column in m.columns} if m.per_row else Jackknife(m) for m in self.metrics}
+
+    def counted(self, records: Iterable, shard: tuple[int, int] | None) -> Iterator:
+        """The records, counted: those that are given and never judged were bad."""
+        index, shards = shard or (1, 1)
+        for total, record in enumerate(records, 1):
+            self.given = index * total // shards - (index - 1) * total // shards
+            yield record
 
     def add(self, row: dict) -> None:
         """One more finished row, in the table's order."""
@@ -385,13 +405,13 @@ class Tally:
             "pairs": "as given" if self.exchange is None else {"sounds exchanged within": list(self.exchange)},
             "columns": {role: column for role, column in self.options["named"].items() if column},
             "seed": self.options["seed"],
-            "rows": {"judged": self.rows, "keys": f"{self.keys:016x}"},
+            "rows": {"judged": self.rows, "bad": self.given - self.rows, "keys": f"{self.keys:016x}"},
             "metrics": metrics,
             "definitions": definitions,
             "media": {role: {name: fact.told() for name, fact in facts.items()} for role, facts in sorted(self.facts.items())},
             "weights": {metric.name: metric.weights_digest(self.weights) for metric in self.networks},
             "decoder": "FFmpeg through PyAV: " + ", ".join(f"{n} {'.'.join(map(str, v))}" for n, v in sorted(av.library_versions.items())),
-            "libraries": libraries(),
+            "libraries": libraries(self.metrics),
         }
         return {**made, "canary": canary} if canary else made
 
@@ -477,17 +497,17 @@ class Fact:
         return {**told, "values": [[value, self.values[value]] for value in sorted(self.values)]}
 
 
-def libraries() -> dict[str, str]:
-    """Versions of what measures, of those that are installed and were loaded or will be by the workers."""
+def libraries(metrics: list[Metric]) -> dict[str, str]:
+    """Versions of what measures; a package that another one stands in for tells its module's own."""
+    import importlib
     import importlib.metadata
 
-    packages = {"cv2": "opencv-python-headless"}
     found = {}
-    for module in LIBRARIES:
+    for module, package in [*((name, name) for name in LIBRARIES), *(pair for metric in metrics for pair in metric.requires)]:
         try:
-            found[module] = importlib.metadata.version(packages.get(module, module))
+            found[module] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            pass
+            found[module] = str(getattr(importlib.import_module(module), "__version__", "unknown"))
     return found
 
 

@@ -111,6 +111,8 @@ class VtaLdm(System):
     # --- training ------------------------------------------------------------------------------------------
 
     def build(self, weights: hub.Weights, init: hub.Weights, device) -> None:
+        import torch
+
         from avtools.models.vta_ldm import checkpoint
         from avtools.models.vta_ldm.model import Denoiser
 
@@ -122,7 +124,8 @@ class VtaLdm(System):
         self.denoiser = Denoiser(self.config, self.codec.latent_channels)
         if init.get("") is not None:
             checkpoint.init_denoiser(self.denoiser, init.get(""))
-        self._place(device, self.denoiser.projection.weight.dtype)
+        half = self.config.train.precision == "bf16" and device.type == "cuda"
+        self._place(device, torch.bfloat16 if half else torch.float32)
 
     @property
     def trainable(self):

@@ -206,6 +206,18 @@ def test_two_ranks_are_one_rank_within_tolerance(tmp_path):
     assert done.stdout.count('"done": true') == 1  # rank 0 alone speaks
 
 
+def test_ranks_of_srun_meet_by_themselves(tmp_path):
+    table = write_rows(tmp_path / "rows.csv")
+    job = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_ID": "0", "SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost"}
+    arguments = command(table, "-d", tmp_path / "srun", "--set", "dropout=0.0", "--set", "batch_size=2")
+    ranks = [subprocess.Popen(arguments, env={**ENV, **job, "SLURM_PROCID": str(k), "SLURM_LOCALID": str(k)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for k in range(2)]
+    assert [(rank.communicate(timeout=120), rank.returncode)[1] for rank in ranks] == [0, 0]
+    program(table, "-d", tmp_path / "one", "--set", "dropout=0.0")
+    one, two = state_of(tmp_path / "one", 12)[0], state_of(tmp_path / "srun", 12)[0]
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], atol=2e-5, rtol=2e-3, msg=name)
+
+
 def test_a_run_goes_on_with_another_number_of_ranks(tmp_path):
     table = write_rows(tmp_path / "rows.csv")
     program(table, "-d", tmp_path / "two", "--set", "dropout=0.0", "--set", "batch_size=2", "--max-steps", "8", ranks=2)
