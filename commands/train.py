@@ -48,14 +48,19 @@ def command(ctx, system, inputs, run, preset, file, sets, weights, init, valid, 
         avtools train vta-ldm -d runs/vta                     # resumes
     """
     import os
+    import stat
     import sys
 
     from avtools import cli
     from avtools.errors import UsageError
 
     cli.enter(ctx)
-    has_table = bool(inputs) or not (sys.stdin is None or sys.stdin.isatty()) and not os.path.exists(os.path.join(run, "table.jsonl"))
-    if not has_table and not os.path.exists(os.path.join(run, "table.jsonl")):
+    known = os.path.exists(os.path.join(run, "table.jsonl"))
+    has_table = bool(inputs) or sys.stdin is not None and not sys.stdin.isatty()
+    if known and not inputs and has_table:  # a job's standard input is often there and empty; a table comes through a pipe or from a file
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+        has_table = stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
+    if not has_table and not known:
         click.echo(ctx.get_usage(), err=True)
         raise UsageError("no table: give a file, or pipe one in ('--help' explains)")
     from avtools import rows

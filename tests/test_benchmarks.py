@@ -49,7 +49,7 @@ def test_what_differs_ends_the_benchmark(monkeypatch, tmp_path):
         with pytest.raises(SystemExit, match="differ"):
             vta_ldm.alike("x", [1.0, -2.0], other, 1e-3)
     with pytest.raises(SystemExit, match="KeyError: 'nonsense'"):
-        vta_ldm.Side("nonsense", "ours", tmp_path, True)
+        vta_ldm.Side("nonsense", "ours", tmp_path, True).ready()
 
 
 def test_what_measures_a_gpu_runs(monkeypatch, tmp_path):

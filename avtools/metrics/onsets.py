@@ -14,10 +14,10 @@ from avtools.metrics import Metric, Skip
 RATE = 16000  # Hz: all sounds are judged at this one
 WINDOW, HOP = 512, 80  # samples: 32 ms, 5 ms
 BANDS, LOWEST, HIGHEST = 40, 40, 8000  # mel bands, Hz
-RANGE_DB, QUIET_DB = 35, -60  # a band 35 dB below the loudest of the clip, or below -60 dBFS, counts little
+RANGE_DB, QUIET_DB = 35, -80  # a band 35 dB below the loudest of the clip, or below -80 dBFS, counts little
 LAG, PAST = 4, 12  # hops: what is louder than all of the 20 to 80 ms before it rises; grains and trills do not
 NEIGHBOURS = 2  # bands on each side that are compared with too, so that glides do not rise
-SHARE, LEAST = 0.3, 0.1  # a rise counts from this share of the clip's largest one, and from this many nepers a band
+SHARE, LEAST = 0.2, 0.3  # a rise counts from this share of the clip's largest one, and from this many nepers a band
 GAP, LOOK = 40, 8  # hops: 200 ms from one onset to the next at least; a rise's top is sought for 40 ms
 LATENCY = 0.005  # seconds that half of a rise comes before its sound (the window is centred)
 

@@ -9,11 +9,13 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 
 from avtools.engine import Items, Model
 from avtools.errors import FatalError, RowError, UsageError
+from avtools.identity import identity, is_dead
 from avtools.metrics import BLOCKS, Jackknife, Mean, Metric, Skip
 from avtools.metrics.media import Pair, Sound, columns_of, file_of
 from avtools.rows.keys import key_of
@@ -515,39 +517,43 @@ class SummaryFile:
     """The summary, written with the table's commit and not without it."""
 
     def __init__(self, path: str, tally: Tally):
-        self.path, self.tally, self.writer = path, tally, None
+        self.path, self.tally = path, tally
+        self.temporary = f"{path}.{identity()}.tmp"
+        self.file = None
 
     def open(self, columns, header, format_) -> None:
-        folder = os.path.dirname(self.path) or "."
-        if not os.path.isdir(folder):
+        folder, base = os.path.split(self.path)
+        if not os.path.isdir(folder or "."):
             raise UsageError(f"--summary {self.path}: there is no directory {folder}; make it first")
+        if os.path.isdir(self.path) or self.path == "-":
+            raise UsageError(f"--summary {self.path}: give the name of a file")
         try:
-            self.writer = tempfile.NamedTemporaryFile("w", dir=folder, prefix=os.path.basename(self.path)[:100] + ".", suffix=".tmp", delete=False)
+            for name in os.listdir(folder or "."):  # what killed runs left
+                left = re.fullmatch(re.escape(base) + r"\.([^.]+-\d+-\d+)\.tmp", name)
+                if left and is_dead(left[1], os.path.join(folder, name)):
+                    os.unlink(os.path.join(folder, name))
+            self.file = open(self.temporary, "x", encoding="utf-8")
         except OSError as error:
-            raise FatalError(f"--summary {self.path}: cannot be written ({error.strerror})") from None
+            raise self._failed(error) from None
 
     def write(self, row: dict) -> None:
         pass  # the tally has seen it
 
     def commit(self) -> None:
         try:
-            with self.writer as file:
-                file.write(json.dumps(self.tally.summary(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(file.name, 0o666 & ~_umask())
-            os.replace(file.name, self.path)
+            with self.file:
+                self.file.write(json.dumps(self.tally.summary(), indent=2, allow_nan=False) + "\n")
+                self.file.flush()
+                os.fsync(self.file.fileno())
+            os.replace(self.temporary, self.path)
         except OSError as error:
-            raise FatalError(f"--summary {self.path}: cannot be written ({error.strerror})") from None
+            raise self._failed(error) from None
 
     def discard(self) -> None:
-        if self.writer is not None:
-            self.writer.close()
-            if os.path.exists(self.writer.name):
-                os.unlink(self.writer.name)
+        if self.file is not None:
+            self.file.close()
+            if os.path.exists(self.temporary):
+                os.unlink(self.temporary)
 
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    def _failed(self, error: OSError) -> FatalError:
+        return FatalError(f"--summary {self.path}: cannot be written ({error.strerror})")

@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from avtools.engine.ranked import World, world
 from avtools.errors import FatalError
+from avtools.sampling import device
 
 WAIT = datetime.timedelta(minutes=30)  # for the slowest rank: reading a table, or saving a large model
 
@@ -19,12 +20,7 @@ class Ranks:
     def __init__(self):
         self.world: World = world()
         self.rank, self.size = self.world.rank, self.world.size
-        local = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0)))
-        if torch.cuda.is_available():
-            self.device = torch.device("cuda", local % torch.cuda.device_count())
-            torch.cuda.set_device(self.device)
-        else:
-            self.device = torch.device("cpu")
+        self.device = device()
         if self.size > 1 and not dist.is_initialized():
             if "MASTER_ADDR" not in os.environ:
                 _address_under_srun()

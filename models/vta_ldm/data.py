@@ -70,7 +70,7 @@ def training_item(row: dict, draw: int, options: dict) -> dict:
 def _window(row: dict, draw: int, options: dict) -> dict:
     """One window of a clip: its start (random, or the clip's), pictures and sound of the same time."""
     seconds, item = options["seconds"], {}
-    sound, rate, length = _sound_source(row)
+    sound, length = _sound_source(row, options["sample_rate"])
     start = 0.0
     if options["random_crop"] and length > seconds:
         latest = math.floor((length - seconds) * options["frame_rate"])  # on a picture's time, so that both stay in step
@@ -93,6 +93,9 @@ def _cached(row: dict, options: dict) -> dict:
     missing = [name for name in wanted if name not in found]
     if missing:
         raise MediaError(f"{row['features_path']}: has no {', '.join(missing)}; make it anew with 'avtools features'")
+    for name in wanted:
+        if not np.isfinite(found[name]).all():
+            raise MediaError(f"{row['features_path']}: {name} holds values that are no numbers; make it anew with 'avtools features'")
     return {name: found[name].astype(np.float32) for name in wanted}
 
 
@@ -149,13 +152,13 @@ def waveform(path: str, start: float, options: dict) -> np.ndarray:
     if rate != options["sample_rate"]:
         mono = soxr.resample(mono, rate, options["sample_rate"]).astype(np.float32)
     mono = mono[: options["samples"]]
-    if not np.isfinite(mono).all():
-        raise MediaError(f"{path}: holds samples that are no numbers")
     if options["normalise"]:
         mono = mono - mono.mean()
         peak = np.abs(mono).max()
         if peak > 1e-8:  # a silent clip stays silent
             mono = mono * np.float32(0.5 / peak)
+    if not np.isfinite(mono).all():  # what is no number is read as silence; this is too large to compute with
+        raise MediaError(f"{path}: holds samples beyond all measure; make the sound anew")
     return np.pad(mono, (0, options["samples"] - len(mono))).astype(np.float32)
 
 
@@ -166,28 +169,23 @@ def caption(row: dict) -> str:
     raise RowError(f"the row has no caption: column {' or '.join(TEXT_COLUMNS[:2])}")
 
 
-def _sound_source(row: dict) -> tuple[str, int, float]:
-    """(path, rate, seconds) of a row's sound; a video's own sound is first put under its picture, in a temporary file."""
-    from avtools.media.soundfiles import sound_format
-
-    path = _path(row, SOUND_COLUMNS, missing="")
-    if not path:
-        path = _own_sound(_path(row, VIDEO_COLUMNS))
-    form = sound_format(path)
+def _sound_source(row: dict, rate: int) -> tuple[str, float]:
+    """(path, seconds) of a row's sound; a video's own sound is first put under its picture, in a temporary file at `rate`."""
     from avtools.media.probe import probe_sound
 
-    return path, form.rate, float(probe_sound(path).duration)
+    path = _path(row, SOUND_COLUMNS, missing="") or _own_sound(_path(row, VIDEO_COLUMNS), rate)
+    return path, float(probe_sound(path).duration)
 
 
 _extracted: dict[str, tempfile._TemporaryFileWrapper] = {}
 
 
-def _own_sound(video: str) -> str:
+def _own_sound(video: str, rate: int) -> str:
     from avtools.media.sound import extract_sound
 
     _extracted.clear()  # the one before
     file = tempfile.NamedTemporaryFile(suffix=".wav")
-    extract_sound(video, file.name, 48000, 1)
+    extract_sound(video, file.name, rate, 1)
     _extracted[video] = file
     return file.name
 

@@ -87,7 +87,7 @@ class VtaLdm(System):
 
                 self.encoder = Pixels(config.frame_size)
             else:
-                self.encoder = checkpoint.picture_encoder(config, weights, CLIP, VIVIT, MAIN)
+                self.encoder = checkpoint.picture_encoder(config, weights, CLIP, VIVIT)
             if self.encoder.dim != config.feature_dim:
                 raise UsageError(f"feature_dim {config.feature_dim}: the encoder {config.encoder} gives {self.encoder.dim}")
         if config.condition != "video":

@@ -64,8 +64,8 @@ def test_a_videos_sound_is_put_on_its_pictures_clock(tmp_path):
     make(tmp_path / "early.mkv", even(25, start=Fraction(1, 4)), sound={"rate": rate, "start": 0, "seconds": Fraction(1, 2)})
     late, early = read_sound(str(tmp_path / "late.mkv")), read_sound(str(tmp_path / "early.mkv"))
     assert late.rate == early.rate == rate
-    assert len(late.samples) == pytest.approx(0.75 * rate, abs=100) and not late.samples[: int(0.24 * rate)].any() and late.samples[int(0.26 * rate) :].any()
-    assert len(early.samples) == pytest.approx(0.25 * rate, abs=100)
+    assert len(late.samples) == pytest.approx(0.75 * rate, abs=1024) and not late.samples[: int(0.24 * rate)].any() and late.samples[int(0.26 * rate) :].any()
+    assert len(early.samples) == pytest.approx(0.25 * rate, abs=1024)
 
 
 def test_numbers_that_are_none_are_counted_and_silenced(tmp_path):

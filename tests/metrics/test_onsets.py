@@ -1,8 +1,8 @@
 """Onset-F1: the detector on sounds whose onsets are known, and the matching."""
 
 import collections
-import json
 import itertools
+import json
 from fractions import Fraction
 
 import numpy as np
@@ -76,7 +76,7 @@ def test_sounds_of_other_clips_score_by_chance_alone(clips):
 
 def test_late_sounds_are_noticed(clips):
     assert scores(clips, lambda samples, index: np.pad(samples, (1600, 0)))[""] < 0.2
-    assert scores(clips, lambda samples, index: np.pad(samples, (400, 0)))[""] >= 0.97  # 25 ms are not
+    assert scores(clips, lambda samples, index: np.pad(samples, (400, 0), mode="reflect"))[""] >= 0.97  # 25 ms are not
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_what_does_not_begin_has_no_onset(samples):
 
 def test_steady_noise_has_no_onset():
     draw = np.random.default_rng(0)
-    assert sum(len(onsets.detect(draw.standard_normal(32000) * level, 16000)) for level in (1e-5, 1e-3, 0.1) for _ in range(10)) <= 1
+    assert sum(len(onsets.detect(draw.standard_normal(32000) * level, 16000)) for level in (1e-5, 1e-3, 0.1) for _ in range(10)) == 0
 
 
 def test_long_sounds_are_those_of_their_parts():

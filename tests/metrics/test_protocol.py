@@ -111,7 +111,7 @@ def test_a_missing_package_is_fatal_and_says_how_to_get_it():
 
 
 def test_arrays_travel_as_json_unharmed():
-    arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3).T, "b": np.array(np.nan), "c": np.zeros((0, 4), np.int64)}
+    arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3).T, "b": np.array([np.nan]), "c": np.zeros((0, 4), np.int64)}
     back = scoring.unpacked(json.loads(json.dumps(scoring.packed(arrays))))
     for name, array in arrays.items():
         assert back[name].dtype == array.dtype and np.array_equal(back[name], array, equal_nan=name != "c")

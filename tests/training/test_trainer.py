@@ -166,6 +166,15 @@ def test_a_changed_table_or_configuration_is_refused_with_what_differs(tmp_path)
     fit(tmp_path / "run", table, "lr=0.02", "max_steps=14")  # now it is this configuration's run
 
 
+def test_a_piped_table_is_compared_too(tmp_path):
+    table = write_rows(tmp_path / "rows.csv")
+    for changed, status in [("", 0), ("", 0), ("0.9999", 2)]:
+        text = table.read_text() + (f"030,{changed}\n" if changed else "")
+        done = subprocess.run(command("-d", tmp_path / "run"), env=ENV, input=text, capture_output=True, text=True, timeout=300)
+        assert done.returncode == status, done.stderr
+    assert "30 rows -> 31 rows" in done.stderr
+
+
 def test_another_system_in_the_folder_is_refused(tmp_path):
     table = write_rows(tmp_path / "rows.csv")
     (tmp_path / "run").mkdir()

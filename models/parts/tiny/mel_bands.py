@@ -52,17 +52,18 @@ class MelBands(nn.Module):
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """(B, 32, L, 4) -> waveform (B, L * step), within [-1, 1]."""
         batch, _, length, _ = latents.shape
-        patches = latents.float().reshape(batch, self.patch_bands, self.patch_time, length, self.bins)
+        # in double precision: Griffin-Lim makes single precision's rounding, which differs with the batch, audible
+        patches = latents.double().reshape(batch, self.patch_bands, self.patch_time, length, self.bins)
         mel = patches.permute(0, 4, 1, 3, 2).reshape(batch, self.bands, length * self.patch_time)
         magnitude = torch.exp(mel * DEVIATION + MEAN).clamp(max=self.window / 2)
         magnitude = torch.where(magnitude > 1.5 * FLOOR, magnitude, torch.zeros_like(magnitude))
-        spectrum = _spread(self.matrix, magnitude)
+        spectrum = _spread(self.matrix.double(), magnitude)
         waveform = torchaudio.functional.griffinlim(
-            spectrum, self.hann, self.window, self.hop, self.window, 1.0, self.iterations, 0.99, None, rand_init=False
+            spectrum, self.hann.double(), self.window, self.hop, self.window, 1.0, self.iterations, 0.99, None, rand_init=False
         )
         # griffinlim's frames are centred on multiples of the hop, ours half a hop later
         waveform = functional.pad(waveform, (self.hop // 2, self.hop))[:, : length * self.step]
-        return waveform.clamp(-1, 1)
+        return waveform.clamp(-1, 1).float()
 
 
 def _spread(matrix: torch.Tensor, magnitude: torch.Tensor, iterations: int = 30) -> torch.Tensor:
