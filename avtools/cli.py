@@ -69,8 +69,10 @@ def main(args: list[str] | None = None) -> None:
     """Run the program and exit with the documented status."""
     from avtools.stopping import Stopped, die_by, open_missing_streams, silence_output
 
-    # OpenMP's threads spin while they wait for each other; beside our own workers that made training 8 times slower
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # OpenMP's threads spin while they wait for each other: on a machine that also does other work, our own workers'
+    # for instance, that made training 8 times slower; a short spin costs nothing where it is quiet
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     open_missing_streams()
     if instruction := os.environ.get("_AVTOOLS_COMPLETE"):  # a shell asks what could stand at its cursor
         from avtools.shell import answer

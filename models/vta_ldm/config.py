@@ -154,7 +154,7 @@ PRESETS: dict[str, dict] = {
         "codec": "mel-bands",
         "window": 2.0,
         "random_crop": False,
-        "sampling": {"batch_size": 16, "guidance": 5.0},
+        "sampling": {"batch_size": 16, "guidance": 8.0},
         "train": {"lr": 1e-3, "schedule": "cosine", "warmup_steps": 50, "batch_size": 16, "accumulate": 1, "epochs": None, "max_steps": 1300, "betas": [0.9, 0.99], "ema": 0.99, "eval_every": 650, "checkpoint_every": 650, "log_every": 50, "cache_gb": 1.0},
     },
 }

@@ -158,7 +158,14 @@ class VtaLdm(System):
         return self.codec.step / self.codec.sample_rate
 
     def _samples(self) -> int:
-        return (self.codec or self._codec()).samples(self.config.window)
+        """Of a window."""
+        import torch
+
+        codec = self.codec
+        if codec is None:
+            with torch.device("meta" if self.config.codec == "audioldm" else "cpu"):  # without its memory it tells as well
+                codec = self._codec()
+        return codec.samples(self.config.window)
 
     def item_work(self):
         options = data.options_of(self.config, self._samples())
