@@ -82,7 +82,7 @@ def command(shared, count, **options):
         options,
         columns=COLUMNS,
         wants=wants,
-        operation="synth/1",
+        operation="synth/2",
         preload=("avtools.synth.write", "avtools.synth.sound", "avtools.media.soundfiles", "avtools.media.probe"),
         records=lambda stdin: (list(COLUMNS), "csv", records),
     )

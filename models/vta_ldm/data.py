@@ -200,7 +200,7 @@ def _path(row: dict, columns: tuple[str, ...], missing: str | None = None) -> st
 
 
 def _bytes(text: str) -> np.ndarray:
-    return np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8)
+    return np.frombuffer(bytearray(text.encode("utf-8", "surrogateescape")), np.uint8)
 
 
 def _text(data) -> str:
