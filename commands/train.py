@@ -9,7 +9,7 @@ from avtools.models.registry import systems_beginning
 @click.command(context_settings=HELP)
 @click.argument("system", metavar="SYSTEM", shell_complete=systems_beginning)
 @click.option("-d", "--outdir", "run", metavar="RUN", type=Files(), required=True, help="Folder of the run; started again with the same RUN it resumes.")
-@click.option("--preset", metavar="NAME", help="Begin with the settings of this preset ('avtools systems' lists them); tiny trains on a CPU in minutes.")
+@click.option("--preset", metavar="NAME", help="Begin with the settings of this preset ('avtools systems' lists them; default: those of RUN, else the system's); tiny trains on a CPU in minutes.")
 @click.option("--config", "file", metavar="FILE", type=Files("json"), help="Then take the settings of this JSON file (such as RUN/config.json).")
 @click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="Then this setting; the value is JSON or text (lr=1e-4, unet.layers_per_block=1).")
 @click.option("--weights", metavar="[PART=]SOURCE", multiple=True, help="Frozen parts: a file, a folder, or hf:OWNER/NAME[@REVISION].")
@@ -38,8 +38,8 @@ def command(ctx, system, inputs, run, preset, file, sets, weights, init, valid, 
     time spent waiting for data, memory.  RUN holds the configuration, a snapshot of the table, checkpoints,
     the log, and bad.jsonl, the rows that could not be read (others take their places).
 
-    Started again with the same RUN (the table may be left out) it resumes exactly: on a CPU bit for bit.  A
-    changed configuration or table is refused with what differs, unless --allow-changes.  SIGTERM or SIGUSR2:
+    Started again with the same RUN (table, --preset and --config may be left out) it resumes exactly: on a CPU
+    bit for bit.  A changed configuration or table is refused with what differs, unless --allow-changes.  SIGTERM or SIGUSR2:
     a checkpoint at the end of the step, RUN/requeue, status 0.
 
     \b
@@ -85,6 +85,8 @@ def command(ctx, system, inputs, run, preset, file, sets, weights, init, valid, 
             settings.append(f"train.milestones={sorted(int(part) for part in milestones.split(','))}")
         except ValueError:
             raise UsageError(f"--milestones {milestones}: write steps, such as 10000,50000") from None
+    if preset is None and file is None:
+        file = runs.config_file(run, kind.name)  # a run that goes on is as it was
     resolved = config.resolve(kind.Config, kind.presets, preset, file, settings)
     leads = world().rank == 0
     request = runs.Request(

@@ -57,6 +57,12 @@ def facts_of(system: System) -> dict:
     return {"system": system.name, "avtools": __version__, "config": config.as_dict(system.config)}
 
 
+def config_file(run: str, system: str) -> str | None:
+    """RUN/config.json, where RUN is one of this system's."""
+    path = os.path.join(run, "config.json")
+    return path if (_read_json(path) or {}).get("system") == system else None
+
+
 def train(system: System, request: Request) -> int:
     """Begin or resume the run; 0 when it has ended, by its last step or because a signal asked for it."""
     ranks = Ranks()

@@ -175,6 +175,14 @@ def test_a_piped_table_is_compared_too(tmp_path):
     assert "30 rows -> 31 rows" in done.stderr
 
 
+def test_a_run_is_resumed_by_its_name_alone(tmp_path):
+    table = write_rows(tmp_path / "rows.csv")
+    program(table, "-d", tmp_path / "run", "--preset", "small", "--set", "lr=0.02", "--max-steps", "4")
+    program("-d", tmp_path / "run", "--max-steps", "6")  # a constant rate: no other run
+    assert checkpoint.load(str(tmp_path / "run"), 6)[0]["model"]["into.bias"].shape == (4,)
+    assert "lr: 0.02 -> 0.05" in program("-d", tmp_path / "run", "--set", "lr=0.05", status=2).stderr
+
+
 def test_another_system_in_the_folder_is_refused(tmp_path):
     table = write_rows(tmp_path / "rows.csv")
     (tmp_path / "run").mkdir()
