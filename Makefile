@@ -16,7 +16,7 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 
 # From synthetic clips to a trained model; or the data chain on your clips: make demo CLIPS=folder
 demo: $(READY)
-	PATH="$(BIN):$$PATH" sh workflows/demo.sh $(if $(CLIPS),"$(CLIPS)")
+	PATH="$(BIN):$$PATH" bash workflows/demo.sh $(if $(CLIPS),"$(CLIPS)")
 
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not learn and not cluster" tests

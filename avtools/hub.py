@@ -23,6 +23,7 @@ from avtools.errors import FatalError, UsageError
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".json")
 OWN_FILES = ("config.json", "model.safetensors", "ema.safetensors")  # our own checkpoint folder
+BESIDE = ("*.safetensors",)  # frozen parts that may lie in it
 MAIN = "main"  # what the part '' is called where it needs a name
 DEPTH = 16  # of nested mappings in a checkpoint; a pickle may hold one that contains itself
 
@@ -112,7 +113,7 @@ def locate(source: str | None, part: Part, system: str = "SYSTEM") -> pathlib.Pa
     repository, revision = _hub_name(source or part.source)
     at = f"{repository}{f'@{revision}' if revision else ''}"
     own = source is None or _hub_name(part.source)[0] == repository
-    patterns = part.files if own else (*part.files, *OWN_FILES)
+    patterns = part.files if own else (*part.files, *OWN_FILES, *BESIDE)
     try:
         from huggingface_hub import constants
     except ImportError:

@@ -58,6 +58,9 @@ def work(system, weights, given: dict, *, samples: int = 1, batch_size: int | No
     if mux and "sound" not in system.makes:
         raise UsageError(f"{system.name} makes no sound; leave out --mux")
     plain = system.sample_options(given)
+    unread = [f"--{option}" for option, column in HAND.items() if row and column in row and column not in readable(system)]
+    if unread:
+        raise UsageError(f"{system.name}, as it is configured, does not read {' and '.join(unread)}; leave {'it' if len(unread) == 1 else 'them'} out")
     sound, picture = "sound" in system.makes, "picture" in system.makes
     options = {
         "condition": system.condition,
@@ -261,9 +264,12 @@ def preview(system, rows: list[dict], folder: str) -> None:
     if not items:
         return
     os.makedirs(folder, exist_ok=True)
-    results = system.generate(items, [sample_seed(0, key, 0) for key in keys], options)
+    try:
+        results = system.generate(items, [sample_seed(0, key, 0) for key in keys], options)
+    except RowError:  # not finite, early in training say: no reason to end it
+        return
     for key, result in zip(keys, results, strict=True):
-        name = os.path.join(folder, strip_suffix(os.path.basename(key)))
+        name = os.path.join(folder, strip_suffix(key).strip(os.sep).replace(os.sep, "_"))
         if "sound" in result:
             _write_sound(name + ".wav", ".wav", result)
         if "frames" in result:

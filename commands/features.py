@@ -19,7 +19,7 @@ def command(shared, system, weights, batch_size, preset, sets):
     file names the encoders that made it; 'train' uses it, and refuses one of other encoders.
 
     \b
-        avtools features vta-ldm train.csv -d features > t.csv
+        avtools features vta-ldm train.csv --preset large -d features > t.csv
     """
     from avtools import features
     from avtools.hub import Weights

@@ -1,9 +1,9 @@
-#!/bin/sh
-# From nothing to a model that hears what it sees: sh workflows/demo.sh
-# The data chain alone, on the clips of a folder of yours:  sh workflows/demo.sh FOLDER
+#!/usr/bin/env bash
+# From nothing to a model that hears what it sees: bash workflows/demo.sh
+# The data chain alone, on the clips of a folder of yours:  bash workflows/demo.sh FOLDER
 #
 # SEED (0), CLIPS (1000), STEPS, SET (of the training: KEY=VALUE) and OUT (demo) may be set; the bars are for the defaults.
-set -eu
+set -euo pipefail
 out=${OUT:-demo} seed=${SEED:-0}
 mkdir -p "$out"
 

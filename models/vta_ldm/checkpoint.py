@@ -323,9 +323,9 @@ def picture_encoder(config, weights: hub.Weights, clip: hub.Part, vivit: hub.Par
     from avtools.models.vta_ldm.system import MAIN
 
     if config.encoder == "vivit":
-        path = hub.locate(weights.get("vivit"), _named(vivit, config.encoder_model), "vta-ldm")
+        path = hub.locate(weights.get("vivit"), named(vivit, config.encoder_model), "vta-ldm")
         return _fitting(video_encoders.vivit_from(path), config)
-    part, source = _named(clip, config.encoder_model), weights.get("clip")
+    part, source = named(clip, config.encoder_model), weights.get("clip")
     if source is None and weights.get("") is not None:
         found = _clip_of(config, hub.locate(weights.get(""), MAIN, "vta-ldm"))
         if found is not None:
@@ -370,10 +370,10 @@ def load_clip(encoder, path) -> None:
 def text_encoder(config, weights: hub.Weights, clip: hub.Part):
     from avtools.models.parts import video_encoders
 
-    return video_encoders.text_from(hub.locate(weights.get("clip"), _named(clip, config.text_model), "vta-ldm"))
+    return video_encoders.text_from(hub.locate(weights.get("clip"), named(clip, config.text_model), "vta-ldm"))
 
 
-def _named(part: hub.Part, model: str) -> hub.Part:
+def named(part: hub.Part, model: str) -> hub.Part:
     """The part, or another model of its kind that the configuration names."""
     source = f"hf:{model}"
     return part if not model or source == part.source else dataclasses.replace(part, source=source, what=model)
@@ -432,10 +432,9 @@ def digest_of(path) -> str:
     own = _own_folder(path)
     if own is not None:
         return hub.digest(own)
-    if path.is_file():
-        return hub.digest(path)
-    codec = next((name for name in CODEC_FILES if (path / name).is_file()), None)
-    return hashlib.sha256("\0".join(hub.digest(path / name) for name in (DIFFUSION, codec) if name).encode()).hexdigest()[:16]
+    folder, main = (path, path / DIFFUSION) if path.is_dir() else (path.parent, path)
+    codec = next((folder / name for name in CODEC_FILES if (folder / name).is_file()), None)
+    return hashlib.sha256("\0".join(hub.digest(file) for file in (main, codec) if file).encode()).hexdigest()[:16]
 
 
 def digest_of_module(module) -> str:
@@ -450,7 +449,7 @@ def digest_of_module(module) -> str:
     return found
 
 
-def convert(path, out) -> pathlib.Path:
+def convert(path, out, codec_path=None) -> pathlib.Path:
     """Write a released checkpoint as one of ours, in safetensors and complete: nothing else is needed to sample from it.
 
     config.json is written last, so that a folder is a checkpoint only when it is whole.
@@ -460,13 +459,15 @@ def convert(path, out) -> pathlib.Path:
     from avtools.models.vta_ldm.model import Denoiser
 
     path, out = pathlib.Path(path), pathlib.Path(out)
+    if any((out / name).exists() for name in ("config.json", "ema.safetensors")):  # an unfinished one may be written again
+        raise UsageError(f"{out}: holds a checkpoint already; choose another folder")
     config, tower = config_of(path), released_clip(path)
     with torch.device("meta"):  # takes over the files' tensors
         codec = AudioLdmCodec()
         denoiser = Denoiser(config, codec.latent_channels)
         clip = ClipEncoder(tower) if tower else None
     load_denoiser(denoiser, clip, path)
-    read_codec(codec, path if path.is_dir() else path.parent)
+    read_codec(codec, codec_path or (path if path.is_dir() else path.parent))
     facts = {"system": "vta-ldm", "avtools": avtools.__version__, "config": settings.as_dict(config)}
     temporary = out / f".config.json-{identity()}.tmp"
     try:

@@ -290,13 +290,19 @@ class VtaLdm(System):
     def convert(cls, weights: hub.Weights, folder: str) -> str:
         from avtools.models.vta_ldm import checkpoint
 
-        return str(checkpoint.convert(hub.locate(weights.get(""), MAIN, cls.name), folder))
+        for part in ("clip", "vivit"):
+            if weights.get(part) is not None:
+                raise UsageError(f"--weights {part}=...: convert writes the picture tower that the checkpoint holds; leave that out")
+        codec = None if weights.get("codec") is None else hub.locate(weights.get("codec"), CODEC, cls.name)
+        return str(checkpoint.convert(hub.locate(weights.get(""), MAIN, cls.name), folder, codec))
 
     def weights_digest(self, weights: hub.Weights) -> str:
         from avtools.models.vta_ldm import checkpoint
 
         path = hub.locate(weights.get(""), MAIN, self.name)
-        found = [checkpoint.digest_of(path), *(f"{part}={hub.digest(source)}" for part, source in sorted(weights.sources.items()) if part and not source.startswith("hf:"))]
+        parts = {part.name: part for part in self.parts}
+        found = [checkpoint.digest_of(path)]
+        found += [f"{name}={hub.digest(hub.locate(source, parts[name], self.name))}" for name, source in sorted(weights.sources.items()) if name]
         return hashlib.sha256("\0".join(found).encode()).hexdigest()[:16]
 
     def sample_options(self, given: dict) -> dict:
@@ -345,13 +351,17 @@ class VtaLdm(System):
         from avtools.models.vta_ldm import checkpoint
 
         config, found = self.config, []
-        wanted = [CODEC] * (config.codec == "audioldm")
-        wanted += [VIVIT if config.encoder == "vivit" else CLIP] * (config.encoder != "pixels" and config.condition != "text" or config.condition != "video")
+        wanted = [CODEC] if config.codec == "audioldm" else []
+        if config.condition != "text" and config.encoder != "pixels":
+            wanted.append(checkpoint.named(VIVIT if config.encoder == "vivit" else CLIP, config.encoder_model))
+        if config.condition != "video":
+            wanted.append(checkpoint.named(CLIP, config.text_model))
         for part in wanted:
-            if weights.get(part.name) is None and weights.get("") is not None:  # they lie beside the diffusion model
+            given = weights.get(part.name)
+            if given is None and weights.get("") is not None:  # they lie beside the diffusion model
                 found.append(checkpoint.digest_of(hub.locate(weights.get(""), MAIN, self.name)))
             else:
-                found.append(hub.digest(hub.locate(weights.get(part.name), part, self.name)))
+                found.append(hub.digest(hub.locate(given, part, self.name)))
         return "-".join(found) or "without weights"
 
     def encode(self, items: list[dict]) -> list[dict]:
