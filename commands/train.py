@@ -6,6 +6,9 @@ from avtools.cli import HELP, INPUT, INPUT_OPTIONS, TABLES, Files, MaxBad
 from avtools.models.registry import systems_beginning
 
 
+WAIT_S = 10  # for the first byte of a table through a pipe that a job may hold open without ever writing
+
+
 @click.command(context_settings=HELP)
 @click.argument("system", metavar="SYSTEM", shell_complete=systems_beginning)
 @click.option("-d", "--outdir", "run", metavar="RUN", type=Files(), required=True, help="Folder of the run; started again with the same RUN it resumes.")
@@ -48,6 +51,7 @@ def command(ctx, system, inputs, run, preset, file, sets, weights, init, valid, 
         avtools train vta-ldm -d runs/vta                     # resumes
     """
     import os
+    import select
     import stat
     import sys
 
@@ -59,7 +63,8 @@ def command(ctx, system, inputs, run, preset, file, sets, weights, init, valid, 
     has_table = bool(inputs) or sys.stdin is not None and not sys.stdin.isatty()
     if known and not inputs and has_table:  # a job's standard input is often there and empty; a table comes through a pipe or from a file
         mode = os.fstat(sys.stdin.fileno()).st_mode
-        has_table = stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
+        ready = (stat.S_ISFIFO(mode) or stat.S_ISREG(mode)) and select.select([sys.stdin], [], [], WAIT_S)[0]
+        has_table = bool(ready) and sys.stdin.buffer.peek(1) != b""
     if not has_table and not known:
         click.echo(ctx.get_usage(), err=True)
         raise UsageError("no table: give a file, or pipe one in ('--help' explains)")

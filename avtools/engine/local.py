@@ -312,8 +312,9 @@ def _pool(jobs: int, preload: Iterable[str]):
     # what the fork server has loaded, no worker loads again
     context.set_forkserver_preload(["pebble", "avtools.engine.local", *preload])
     # The fork server and its tracker start with Ctrl-C blocked: it reaches the whole group, and they end with us.
+    # SIGUSR2 asks a training to end, and clusters send it to all processes of a job.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR2})
     resource_tracker.ensure_running()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     pool = None
     try:
         forkserver.ensure_running()  # it loads the codecs while we load the pool
@@ -326,7 +327,7 @@ def _pool(jobs: int, preload: Iterable[str]):
         raise FatalError(f"worker processes cannot be started ({reason}); check TMPDIR, ulimit -n, ulimit -u") from None
     finally:
         try:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # one that is pending is raised here
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGUSR2})  # one that is pending is raised here
         except BaseException:
             if pool is not None:
                 pool.stop()

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
+from pebble import ProcessExpired
 
 from avtools.engine import cpus, local
 from avtools.errors import FatalError, RowError, UsageError
@@ -81,12 +82,13 @@ class Bad:
     limit: float  # distinct rows; more end the run
 
     def __post_init__(self):
-        self.numbers: set[int] = set()
+        self.numbers: set[int] = set()  # found since this start
+        self.listed: set[int] = set()  # in the file
         try:
             with open(self.path, encoding="utf-8", errors="surrogateescape") as file:
                 for line in file:
                     try:
-                        self.numbers.add(json.loads(line)["row"])
+                        self.listed.add(json.loads(line)["row"])
                     except (ValueError, KeyError, TypeError):
                         pass  # a line that a killed run left half written
         except FileNotFoundError:
@@ -97,6 +99,9 @@ class Bad:
         if number in self.numbers:
             return False
         self.numbers.add(number)
+        if number in self.listed:
+            return False
+        self.listed.add(number)
         line = json.dumps({"row": number, "error": reason, **{k: v for k, v in row.items() if k != "row"}}) + "\n"
         try:
             descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
@@ -233,11 +238,13 @@ class Loader:
         row, draw, key = self._row(number, epoch, attempt)
         if self.cache is not None and number in self.cache:
             return epoch, number, attempt, row, draw, key, None
-        future = self._pool.schedule(load_item, (self.function, row, draw, self.options, self.folder), timeout=self.timeout)
-        return epoch, number, attempt, row, draw, key, future
+        return epoch, number, attempt, row, draw, key, self._schedule(row, draw)
+
+    def _schedule(self, row: dict, draw: int):
+        return self._pool.schedule(load_item, (self.function, row, draw, self.options, self.folder), timeout=self.timeout)
 
     def _end(self, epoch, number, attempt, row, draw, key, future) -> tuple[dict, int, str, int]:
-        first = number
+        first, again = number, False
         while True:
             if future is None:
                 return self.cache[number], draw, key, number
@@ -248,6 +255,9 @@ class Loader:
                     break
             if self._stop.is_set():
                 return {}, draw, key, number
+            if not again and isinstance(future.exception(), ProcessExpired):  # maybe a signal to the whole job, not the file
+                again, future = True, self._schedule(row, draw)
+                continue
             kind, value = local._result(future, _Label(f"row {number + 1} ({key})", self.timeout))
             if kind == "value":
                 self.items += 1
@@ -269,7 +279,7 @@ class Loader:
                 self.say(f"row {number + 1} ({key}): {reason}; another is taken in its place")
             if len(self.bad.numbers) > self.bad.limit:
                 raise FatalError(f"{len(self.bad.numbers)} rows cannot be read, more than --max-bad allows; {self.bad.path} lists them")
-            attempt += 1
+            attempt, again = attempt + 1, False
             if attempt > ATTEMPTS:
                 raise FatalError(f"row {first + 1}: neither it nor {ATTEMPTS} others in its place can be read; {self.bad.path} says why")
             number = draw_of(self.seed, self.purpose, epoch, first, "instead", attempt) % len(self.table)

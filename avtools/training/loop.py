@@ -53,7 +53,7 @@ class Trainer:
         self.saved = -1  # the step of the newest checkpoint
         self.stop: str | None = None  # the signal that asked the run to end
         self.bad = Bad(os.path.join(run, "bad.jsonl"), limit_of(max_bad, len(table)))
-        self.bad_at_start = len(self.bad.numbers)
+        self.told: set[int] = set()  # of those, what all ranks know
         self.jobs, self.timeout = jobs, timeout
         self.loader: Loader | None = None
         self._check()
@@ -171,14 +171,12 @@ class Trainer:
             norm = torch.nn.utils.clip_grad_norm_(self.parameters[name], train.clip_norm or math.inf)
             norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
             logged["grad_norm" if name == "main" else f"{name}_grad_norm"] = norm.detach() / ranks.size  # summed over ranks below
-            fine = bool(torch.isfinite(norm)) or self.scaler.is_enabled()  # the gradient is the same on all ranks, and so is this
+            fine = bool(torch.isfinite(norm))  # the gradient is the same on all ranks, and so is this
             finite &= fine
-            if fine:
+            if fine or self.scaler.is_enabled():  # the scaler skips by itself, and lowers its scale
                 for group in optimizer.param_groups:
                     group["lr"] = group["full_lr"] * self.rate(state.step)
                 self.scaler.step(optimizer)
-                self.scaler.update()
-            elif self.scaler.is_enabled():
                 self.scaler.update()
             optimizer.zero_grad(set_to_none=True)
         self._only(None)
@@ -284,12 +282,15 @@ class Trainer:
         for name, one in self.optimizers.items():
             if name not in optimizer:
                 raise FatalError(f"{where}: has no state of the optimizer '{name}'")
+            settings = [{key: value for key, value in group.items() if key != "params"} for group in one.param_groups]
             if self.train.fsdp and self.ranks.size > 1:
                 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
 
                 set_optimizer_state_dict(self.module, one, optimizer[name], options=StateDictOptions(full_state_dict=True))
             else:
                 one.load_state_dict(optimizer[name])
+            for group, own in zip(one.param_groups, settings, strict=True):
+                group.update(own)  # rates and decay are the configuration's, which may have been changed
         self.scaler.load_state_dict(state.pop("scaler"))
         self.state = State(**{field.name: state[field.name] for field in dataclasses.fields(State)})
         self.saved = self.state.step
@@ -312,6 +313,7 @@ class Trainer:
         """The module in evaluation mode, with the averaged weights where there are any."""
         module = self.system.trainable
         module.eval()
+        self._reshard()
         with torch.no_grad():
             if self.ema is not None:
                 named = dict(module.named_parameters())
@@ -321,10 +323,17 @@ class Trainer:
             try:
                 yield module
             finally:
+                self._reshard()
                 if self.ema is not None:
                     for name, tensor in held.items():
                         named[name].copy_(tensor)
                 module.train()
+
+    def _reshard(self) -> None:
+        """Let go of whole copies of sharded parameters, which would not follow a change of the shards."""
+        for module in self.system.trainable.modules():
+            if hasattr(module, "reshard"):
+                module.reshard()
 
     def evaluate(self, loader: Loader, batch_size: int) -> dict[str, float]:
         """Means over the validation rows: each with draws of its own that never change."""
@@ -341,8 +350,6 @@ class Trainer:
                 counts = batch is not None
                 if counts:
                     last = batch
-                elif last is None:  # more ranks than rows, and this one needs something to go along with
-                    raise FatalError(f"--valid has {count} rows for {ranks.size} ranks; give at least as many")
                 with self.autocast():
                     prepared = self.system.prepare(self.on_device(last), False)
                     torch.manual_seed(0)
@@ -373,37 +380,55 @@ class Trainer:
         requeue = os.path.join(self.run, "requeue")
         ranks.first(lambda: os.path.exists(requeue) and os.unlink(requeue))
         self._listen()
+        if valid is not None and len(valid) < ranks.size:
+            raise UsageError(f"--valid has {len(valid)} rows for {ranks.size} ranks; give at least as many")
         try:
             loader.start(Plan(self.system, self.table, train.batch_size, train.seed, ranks.rank, ranks.size, state.samples, state.batches))
             if valid is not None:
                 bad = Bad(os.path.join(self.run, "bad-valid.jsonl"), len(valid))
-                valid_loader = Loader(self.system, valid, train.seed, bad, jobs=self.jobs, local_size=ranks.world.local_size, cache_gb=train.cache_gb, say=log.say, purpose="valid")
+                valid_loader = Loader(self.system, valid, train.seed, bad, jobs=self.jobs, local_size=ranks.world.local_size, timeout=self.timeout, cache_gb=train.cache_gb, say=log.say, purpose="valid")
             meter = _Meter(self)
             while state.step < self.total_steps:
                 meter.add(self.step([loader.next() for _ in range(train.accumulate)]))
                 last = state.step == self.total_steps
-                stopping, bad = ranks.total([float(self.stop is not None), float(len(self.bad.numbers) - self.bad_at_start)])
-                if self.bad_at_start + bad > self.bad.limit:
-                    raise FatalError(f"{self.bad_at_start + bad:.0f} rows cannot be read, more than --max-bad allows; {self.bad.path} lists them")
+                new = self.bad.numbers - self.told
+                stopping, news = ranks.total([float(self.stop is not None), float(len(new))])
+                if news:
+                    self._share_bad(new)
                 if state.step % train.log_every == 0 or last or stopping:
                     log.write(meter.line())
+                if last or stopping or state.step % train.checkpoint_every == 0 or state.step in train.milestones:
+                    self.save()  # before validation, which may fail
+                    meter.rest()
                 if valid_loader is not None and (state.step % train.eval_every == 0 or last) and not stopping:
                     self._validate(valid_loader)
-                    meter.rest()
-                if last or stopping or state.step % train.checkpoint_every == 0 or state.step in train.milestones:
-                    self.save()
                     meter.rest()
                 if stopping:
                     ranks.first(lambda: checkpoint.write_json(requeue, {"step": state.step, "of": self.total_steps, "signal": self.stop}))
                     log.say(f"asked to end ({self.stop or 'another rank'}): checkpoint of step {state.step} is written; start again to go on")
                     return
             log.write({"step": state.step, "done": True, "best": checkpoint.best_of(self.run)})
+        except BrokenPipeError:
+            raise
         except OSError as error:
             raise FatalError(f"{error.filename or self.run}: {error.strerror or error}") from None
         finally:
             loader.close()
             if valid_loader is not None:
                 valid_loader.close()
+
+    def _share_bad(self, new: set[int]) -> None:
+        """Let all ranks know the rows that some of them could not read."""
+        everyone: list = [new]
+        if self.ranks.size > 1:
+            everyone = [None] * self.ranks.size
+            dist.all_gather_object(everyone, new)
+        for some in everyone:
+            self.told |= some
+            self.bad.numbers |= some
+            self.bad.listed |= some
+        if len(self.told) > self.bad.limit:
+            raise FatalError(f"{len(self.told)} rows cannot be read, more than --max-bad allows; {self.bad.path} lists them")
 
     def _validate(self, loader: Loader) -> None:
         train, state = self.train, self.state
@@ -417,8 +442,10 @@ class Trainer:
             folder = os.path.join(self.run, "samples", checkpoint.NAME.format(state.step))
             with self.averaged():
                 self.ranks.first(lambda: preview(self.system, rows, folder))
-        best = checkpoint.best_of(self.run)
-        lower = "loss" in name or "error" in name
+        best = self.ranks.share(checkpoint.best_of(self.run))  # a slow disk must not let ranks disagree
+        if best.get("metric") != name:
+            best = {}  # of another measure
+        lower = any(word in name for word in ("loss", "error", "mse", "mae"))
         if math.isfinite(values[name]) and (not best or (values[name] < best["value"]) == lower and values[name] != best["value"]):
             self.save()
             found = {"step": state.step, "metric": name, "value": values[name]}

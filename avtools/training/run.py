@@ -150,6 +150,9 @@ def _open(system: System, request: Request, ranks: Ranks) -> tuple[table.Table, 
                     os.unlink(os.path.join(run, name + ".new"))
             shown = "; ".join(changes[:6]) + (f"; and {len(changes) - 6} more" if len(changes) > 6 else "")
             raise UsageError(f"{run}: was begun otherwise: {shown}. --allow-changes goes on with the new; another -d RUN begins anew")
+        if any(change.startswith("table") for change in changes):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(run, "bad.jsonl"))  # its numbers are those of other rows
         for name in ("table.jsonl", "valid.jsonl"):
             with contextlib.suppress(FileNotFoundError):
                 os.replace(os.path.join(run, name + ".new"), os.path.join(run, name))
@@ -265,7 +268,8 @@ def _rehearse(system: System, request: Request, ranks: Ranks, log: Log, rows: ta
                 preview(system, [rows[numbers[0]]], os.path.join(place, "sample"))
                 report["sample_s"] = round(time.perf_counter() - begun, 3)
 
-            ranks.first(sample)
+            if not (trainer.train.fsdp and ranks.size > 1):  # sharded weights are on no rank whole
+                ranks.first(sample)
         log.write(report)
     finally:
         if ranks.leads:

@@ -52,11 +52,10 @@ class Table:
 
 
 def write(path: str, source, key: str | None) -> int:
-    """Write the rows of `source` (Records) to the new file `path`; how many.  Every row needs a key of its own.
+    """Write the rows of `source` (Records) to the new file `path`; how many.  Every row needs a key.
 
     Rows with an `error` are left out: they are not to be trained on.
     """
-    seen: set[bytes] = set()
     count = 0
     try:
         with open(path, "x", encoding="utf-8", errors="surrogateescape") as file:
@@ -64,10 +63,9 @@ def write(path: str, source, key: str | None) -> int:
                 if row.get("error"):
                     continue
                 try:
-                    name = rows.key_of(row, key)
+                    rows.key_of(row, key)
                 except RowError as error:
                     raise UsageError(f"{origin}: {error}") from None
-                seen.add(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest())
                 file.write(json.dumps(row) + "\n")
                 count += 1
             file.flush()

@@ -129,6 +129,21 @@ def test_a_signal_ends_the_run_with_a_checkpoint_and_a_requeue_file(undisturbed,
     assert_same(state_of(tmp_path / "run", 12), whole)
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR2"])
+def test_a_signal_to_the_whole_job_makes_no_row_bad(undisturbed, tmp_path, name):
+    _, table, whole = undisturbed
+    process = subprocess.Popen(command(table, "-d", tmp_path / "run", "--set", "seconds=0.02"), env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    for line in process.stdout:
+        if json.loads(line)["step"] == 6:
+            break
+    os.killpg(process.pid, getattr(signal, name))
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert not (tmp_path / "run" / "bad.jsonl").exists()
+    program("-d", tmp_path / "run", "--set", "seconds=0.02")
+    assert_same(state_of(tmp_path / "run", 12), whole)
+
+
 def test_ctrl_c_dies_by_the_signal_and_the_checkpoints_stay(undisturbed, tmp_path):
     _, table, whole = undisturbed
     process = subprocess.Popen(command(table, "-d", tmp_path / "run", "--set", "seconds=0.05"), env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -163,6 +178,8 @@ def test_a_changed_table_or_configuration_is_refused_with_what_differs(tmp_path)
     fit(tmp_path / "run", table, "keep=5", "log_every=2")  # changes nothing that is computed
     lines = fit(tmp_path / "run", table, "lr=0.02", "max_steps=14", allow_changes=True)
     assert lines[-1]["step"] == 14
+    groups = checkpoint.load(str(tmp_path / "run"), 14)[1]["main"]["param_groups"]
+    assert groups[0]["full_lr"] == 0.02  # the new rate is what trains
     fit(tmp_path / "run", table, "lr=0.02", "max_steps=14")  # now it is this configuration's run
 
 
@@ -436,6 +453,9 @@ def test_too_many_bad_items_end_the_run(tmp_path):
         fit(tmp_path / "run", table, max_bad=("count", 3))
     with pytest.raises(FatalError, match="--max-bad"):
         fit(tmp_path / "share", table, max_bad=("share", 0.2))
+    with pytest.raises(FatalError, match="--max-bad"):
+        fit(tmp_path / "share", None, max_bad=("share", 0.2))
+    fit(tmp_path / "share", None, max_bad=("count", 30))  # what was bad before does not count against it
     with pytest.raises(FatalError, match="others in its place"):
         fit(tmp_path / "all", write_rows(tmp_path / "all.csv", 5, bad=dict.fromkeys(range(5), 1)))
 
