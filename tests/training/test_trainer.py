@@ -255,7 +255,7 @@ def test_ranks_of_srun_meet_by_themselves(tmp_path):
 def test_a_run_goes_on_with_another_number_of_ranks(tmp_path):
     table = write_rows(tmp_path / "rows.csv")
     program(table, "-d", tmp_path / "two", "--set", "dropout=0.0", "--set", "batch_size=2", "--max-steps", "8", ranks=2)
-    program(table, "-d", tmp_path / "two", "--set", "dropout=0.0", "--set", "batch_size=4", "--allow-changes")
+    program(table, "-d", tmp_path / "two", "--set", "dropout=0.0", "--set", "batch_size=4", "--max-steps", "12", "--allow-changes")
     program(table, "-d", tmp_path / "one", "--set", "dropout=0.0", "--set", "batch_size=4")
     flat, flat2 = state_of(tmp_path / "two", 12)[0], state_of(tmp_path / "one", 12)[0]
     for name in flat:
@@ -266,7 +266,7 @@ def test_sharded_over_two_ranks_is_one_rank_within_tolerance(tmp_path):
     table = write_rows(tmp_path / "rows.csv")
     program(table, "-d", tmp_path / "one", "--set", "dropout=0.0")
     program(table, "-d", tmp_path / "two", "--set", "dropout=0.0", "--set", "batch_size=2", "--set", "fsdp=true", "--max-steps", "8", ranks=2)
-    program(table, "-d", tmp_path / "two", "--set", "dropout=0.0", "--set", "batch_size=2", "--set", "fsdp=true", "--allow-changes", ranks=2)
+    program(table, "-d", tmp_path / "two", "--set", "dropout=0.0", "--set", "batch_size=2", "--set", "fsdp=true", "--max-steps", "12", "--allow-changes", ranks=2)
     flat, flat2 = state_of(tmp_path / "two", 12)[0], state_of(tmp_path / "one", 12)[0]
     for name, tensor in flat2.items():
         if not name.startswith("main."):  # the optimizer names its parameters otherwise
