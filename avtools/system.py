@@ -4,7 +4,6 @@ A system is a folder `models/NAME/`; its class derives from :class:`System`.  Th
 features command call nothing else of it.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
 
@@ -163,13 +162,3 @@ class System:
     def encoder_facts(self) -> dict[str, str]:
         """Names, digests and options of the frozen encoders: a features file holds them, training compares them."""
         raise NotImplementedError
-
-
-def leaves(config, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(dotted name, type, value) of every plain field of a nested dataclass."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from leaves(value, f"{prefix}{field.name}.")
-        else:
-            yield f"{prefix}{field.name}", field.type, value

@@ -15,13 +15,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import wait
 
 import numpy as np
 import torch
 from pebble import ProcessExpired
 
 from avtools.engine import cpus, local
-from avtools.errors import FatalError, RowError, UsageError
+from avtools.errors import FatalError, UsageError
 from avtools.identity import identity, is_dead
 from avtools.system import System
 from avtools.training.draws import draw_of
@@ -249,8 +250,6 @@ class Loader:
             if future is None:
                 return self.cache[number], draw, key, number
             while not self._stop.is_set():  # a stop must not wait for a slow item
-                from concurrent.futures import TimeoutError, wait
-
                 if wait([future], timeout=0.5).done:
                     break
             if self._stop.is_set():
@@ -392,6 +391,3 @@ def longest(table: Table, count: int) -> list[int]:
 
     numbers = sorted(range(len(table)), key=length, reverse=True)[:count]
     return [numbers[k % len(numbers)] for k in range(count)]
-
-
-__all__ = ["Bad", "Loader", "Plan", "RowError", "Shuffled", "limit_of", "load_item", "longest"]

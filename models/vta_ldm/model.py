@@ -9,7 +9,6 @@ import math
 import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
-from torch.nn import functional
 
 
 @dataclasses.dataclass
