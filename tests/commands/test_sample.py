@@ -210,8 +210,8 @@ class TestByHand:
         assert row == {"path": str(clips / "3.mp4"), "text": "a dog", "generated_audio_path": "out/3.wav"}
 
     def test_what_the_system_cannot_use(self, clips, avtools):
-        done = avtools(*SAMPLE, "--audio", clips / "3.mp4", status=1)
-        assert "none of path, video_path, text" in done.stderr
+        done = avtools(*SAMPLE, "--audio", clips / "3.mp4", status=2)
+        assert "does not read --audio" in done.stderr
 
     def test_a_place_for_a_caption(self):
         from avtools import sampling
