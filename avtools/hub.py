@@ -23,7 +23,7 @@ from avtools.errors import FatalError, UsageError
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".json")
 OWN_FILES = ("config.json", "model.safetensors", "ema.safetensors")  # our own checkpoint folder
-BESIDE = ("*.safetensors",)  # frozen parts that may lie in it
+BESIDE = ("codec.safetensors", "clip.safetensors")  # frozen parts that may lie in it; no pattern, which would fetch whole repositories
 MAIN = "main"  # what the part '' is called where it needs a name
 DEPTH = 16  # of nested mappings in a checkpoint; a pickle may hold one that contains itself
 

@@ -473,11 +473,13 @@ class _Meter:
         state, loader = self.trainer.state, self.trainer.loader
         self.sums: dict[str, torch.Tensor] = {}
         self.count, self.begun, self.samples, self.waited = 0, time.perf_counter(), state.samples, loader.waited
+        self.mark = self.begun  # when the last step ended
 
     def rest(self) -> None:
         """What happened since the last step took no part in training."""
         now = time.perf_counter()
         self.begun += now - self.mark
+        self.mark = now
 
     def add(self, values: dict[str, torch.Tensor]) -> None:
         for name, value in values.items():
