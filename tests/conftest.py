@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -9,6 +10,11 @@ import time
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+# Under nohup, or in a script's background, these are ignored, and so by every process that a test starts and signals.
+for _signal in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+    if signal.getsignal(_signal) is signal.SIG_IGN:
+        signal.signal(_signal, signal.default_int_handler if _signal == signal.SIGINT else signal.SIG_DFL)
 
 
 def command(*arguments) -> list[str]:
