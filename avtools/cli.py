@@ -312,18 +312,18 @@ SOURCE_OPTIONS = [
 ]
 
 
-def row_command(*, files: bool = False, in_place: bool = False, inputs: bool = True, instead: tuple[str, ...] = ()):
+def row_command(*, files: bool | str = False, in_place: bool = False, inputs: bool = True, instead: tuple[str, ...] = ()):
     """Make a click command out of a function that returns the work to do over the rows.
 
     The decorated function gets its own options and the keyword `shared` (:class:`Shared`) and returns an
-    :class:`avtools.stream.Work`.  `files` adds the options of commands that write media, `in_place` those of
-    commands that may replace or keep their source; without `inputs` the command makes its rows itself
+    :class:`avtools.stream.Work`.  `files` adds the options of commands that write media (`"some"`: the command itself says
+    whether it needs -d), `in_place` those of commands that may replace or keep their source; without `inputs` the command makes its rows itself
     (`Work.records`), as it does where one of its own options `instead` is given.
     """
 
     def decorate(function):
         own = list(reversed(getattr(function, "__click_params__", [])))  # click collects them from the last one up
-        shared_options = FILE_OPTIONS * files + SOURCE_OPTIONS * in_place + INPUT_OPTIONS * inputs + ROW_OPTIONS + OUTPUT_OPTIONS
+        shared_options = FILE_OPTIONS * bool(files) + SOURCE_OPTIONS * in_place + INPUT_OPTIONS * inputs + ROW_OPTIONS + OUTPUT_OPTIONS
         names = {parameter.name for parameter in [INPUT, *shared_options]}
 
         @click.pass_context
@@ -345,7 +345,7 @@ def row_command(*, files: bool = False, in_place: bool = False, inputs: bool = T
                 raise click.UsageError("--errors writes JSONL; give a name that ends in .jsonl")
             if shared.errors == "-":
                 raise click.UsageError("--errors needs a file; standard output is for the table")
-            if files and not shared.in_place and not shared.outdir:
+            if files is True and not shared.in_place and not shared.outdir:
                 raise click.UsageError("where to? give -d DIR" + ", or --in-place to replace the sources" * in_place)
             work = function(shared=shared, **{name: value for name, value in values.items() if name not in names})
             from avtools.stream import run

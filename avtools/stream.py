@@ -315,17 +315,19 @@ class _Run:
         self.progress.update()
 
     def _put(self, record: rows.Record, made: list[dict]) -> bool:
+        keep = True  # until the row itself turns out to be what cannot be written
         try:
             for row in made:
                 if self.work.sees is not None:
                     self.work.sees(row)
                     row = _visible(row)
+                keep = False
                 self.writer.write(row)
                 for tee in self.work.tees:
                     tee.write(row)
                 self.out += 1
         except RowError as error:
-            self._bad(record, str(error), keep=False)
+            self._bad(record, str(error), keep)
             return False
         return True
 

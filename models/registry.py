@@ -1,11 +1,22 @@
 """Names of systems and metrics -> where they are, imported only when used."""
 
 import difflib
+import functools
 import importlib
+import json
 
 from avtools.errors import UsageError
 
 SYSTEMS: dict[str, str] = {"vta-ldm": "avtools.models.vta_ldm.system:VtaLdm"}
+LAYOUTS: dict[str, str] = {
+    "javisdit": "avtools.models.javisdit.layout:JavisDiT",
+    "vta-ldm": "avtools.models.vta_ldm.layout:VtaLdm",
+    "avsyncd": "avtools.models.avsyncd.layout:AVSyncD",
+    "maestro": "avtools.models.maestro.layout:Maestro",
+    "vatt": "avtools.models.vatt.layout:Vatt",
+    "webdataset": "avtools.exchange.webdataset:WebDataset",
+    "hf-datasets": "avtools.exchange.hf_datasets:HfDatasets",
+}  # how their data sets lie on disk (avtools.exchange)
 METRICS: dict[str, str] = {}  # those that need a network; the plain ones are avtools.metrics.PLAIN
 
 
@@ -24,6 +35,27 @@ def metric(name: str):
     from avtools.metrics import PLAIN
 
     return _named(name, {**PLAIN, **METRICS}, "metric", "avtools metrics")
+
+
+def layout(name: str):
+    """The class of a layout (:class:`avtools.exchange.Layout`)."""
+    return _named(name, LAYOUTS, "layout", "avtools mkmeta export --help")
+
+
+def made_layout(options: dict):
+    """The layout `options["layout"]` with its settings, made once in each process."""
+    return _made_layout(json.dumps(options, sort_keys=True))
+
+
+@functools.lru_cache
+def _made_layout(options: str):
+    settings = json.loads(options)
+    return layout(settings.pop("layout"))(settings)
+
+
+def layouts_beginning(ctx, param, incomplete: str) -> list[str]:
+    """For shell completion: the layouts whose names begin so."""
+    return sorted(name for name in LAYOUTS if name.startswith(incomplete))
 
 
 def _named(name: str, known: dict[str, str], what: str, listing: str):

@@ -62,3 +62,9 @@ def test_what_measures_a_gpu_runs(monkeypatch, tmp_path):
     assert facts["flops"] == 2 * facts["pass_flops"] > 0 and facts["pass_seconds"] > 0
     assert next(side)["seconds"] > 0
     side.close()
+
+
+def test_both_ways_of_joining_give_the_same_captions(tmp_path):
+    done = bench("--quick", "--json", tmp_path / "b.json", "join")  # any difference ends it
+    assert done.returncode == 0, done.stderr
+    assert "pandas" in json.loads((tmp_path / "b.json").read_text())["results"][0]["what"]

@@ -120,7 +120,7 @@ class _Fitter:
 
     def __init__(self, container, stream, frame, encoder: str, crop_resize=None, rotation: int = 0):
         self.container, self.crop_resize = container, crop_resize
-        self.turn = _turning(frame, rotation)
+        self.turn = turning(frame, rotation)
         sar = stream.sample_aspect_ratio or Fraction(1)
         width, height = frame.width, frame.height
         if "transpose" in self.turn:
@@ -175,7 +175,7 @@ class _Fitter:
         return graph
 
 
-def _turning(frame, rotation: int) -> list[str]:
+def turning(frame, rotation: int) -> list[str]:
     """Return the filters that turn `frame` upright: from its display matrix, else from `rotation` (clockwise)."""
     for data in frame.side_data:
         if data.type.name == "DISPLAYMATRIX":

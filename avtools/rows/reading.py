@@ -477,7 +477,7 @@ class _Parquet:
             for i, odd in enumerate(self._odd):
                 if odd:
                     where = f"{name}: column {shown(columns[i])}, row"
-                    values[i] = [_plain(value, where, row + n) for n, value in enumerate(values[i], 1)]
+                    values[i] = [plain(value, where, row + n) for n, value in enumerate(values[i], 1)]
             for cells in zip(*values) if values else [()] * batch.num_rows:
                 row += 1
                 yield Record(dict(zip(columns, cells)), f"{name}:row {row}")
@@ -501,14 +501,14 @@ class _parquet_errors:
             raise UsageError(f"{self._name}: not a readable Parquet file ({reason})") from None
 
 
-def _plain(value: Any, where: str, row: int) -> Any:
+def plain(value: Any, where: str, row: int) -> Any:
     """Return `value` as JSON knows it: times as ISO 8601, durations in seconds, bytes as text, decimals as written."""
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
     if isinstance(value, dict):
-        return {str(key): _plain(item, where, row) for key, item in value.items()}
+        return {str(key): plain(item, where, row) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item, where, row) for item in value]
+        return [plain(item, where, row) for item in value]
     if isinstance(value, bytes):
         try:
             return value.decode()

@@ -55,22 +55,28 @@ class _Token(NamedTuple):
     at: int
 
 
-def compile_where(expr: str, columns: list[str]) -> Predicate:
+def names_in(expr: str) -> set[str]:
+    """Return the names that stand in `expr`, the columns among them; raise UsageError where it has what no expression has."""
+    return {token.value for token in _Parser(expr, None).tokens if token.kind in ("name", "column")}
+
+
+def compile_where(expr: str, columns: list[str] | None) -> Predicate:
     """Return the function that says whether a row satisfies `expr`.
 
     Both sides are compared as numbers where both are numbers or spell one (`00123` equals `123`), else as the
     text of their CSV cells.  Where a side is empty (None, an empty cell) or not a number (a float NaN, or the
     text `nan` beside a number), every comparison is false, != and =~ too; so `not (x == 1)` is true for an empty
     x, and `x != 1` is false.  The empty string literal alone asks for emptiness: `x == ''`, `x != ''`,
-    `x in ['', 'a']`.  Raise UsageError for an unknown column and, with its position, for whatever is no expression.
+    `x in ['', 'a']`.  Raise UsageError for an unknown column (where `columns` are given) and,
+    with its position, for whatever is no expression.
     """
     return _Parser(expr, columns).parse()
 
 
 class _Parser:
-    def __init__(self, expr: str, columns: list[str]):
+    def __init__(self, expr: str, columns: list[str] | None):
         self._expr, self._columns = expr, columns
-        self._tokens = self._tokenize()
+        self.tokens = self._tokenize()
         self._next = 0
         self._depth = 0
 
@@ -104,11 +110,11 @@ class _Parser:
 
     def _peek(self, *values: str) -> bool:
         """Say whether the next token is one of these signs or words."""
-        token = self._tokens[self._next]
+        token = self.tokens[self._next]
         return token.kind in ("sign", "name") and token.value in values
 
     def _take(self) -> _Token:
-        token = self._tokens[self._next]
+        token = self.tokens[self._next]
         self._next += 1
         return token
 
@@ -120,11 +126,11 @@ class _Parser:
 
     def _expect(self, value: str) -> None:
         if not self._accept(value):
-            self._fail(self._tokens[self._next].at, f"{value} is missing here")
+            self._fail(self.tokens[self._next].at, f"{value} is missing here")
 
     def parse(self) -> Predicate:
         result = self._or()
-        token = self._tokens[self._next]
+        token = self.tokens[self._next]
         if token.kind != "end":
             self._fail(token.at, "nothing more was expected, except and, or")
         return result
@@ -177,7 +183,7 @@ class _Parser:
         if token.kind in ("string", "number"):
             return (lambda row: value), value == ""
         if token.kind == "column" or (token.kind == "name" and value not in ("and", "or", "not", "in")):
-            if value not in self._columns:
+            if self._columns is not None and value not in self._columns:
                 near = get_close_matches(value, self._columns, 1, 0)
                 hint = f"; did you mean {shown(near[0])}?" if near else ""
                 quotes = "; text needs quotes" if token.kind == "name" else ""

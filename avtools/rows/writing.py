@@ -68,7 +68,7 @@ def cell_text(value: Any) -> str:
             return _compact(value)
         except RecursionError:
             raise RowError("nested too deeply to be written") from None
-    return cell_text(_plain(value))
+    return cell_text(plain(value))
 
 
 class Writer:
@@ -148,17 +148,19 @@ class _DelimitedWriter(Writer):
             raise RowError(f"holds a lone surrogate, which {self._format.upper()} cannot; write --to jsonl") from None
 
     def _encode(self, row: dict) -> bytes:
-        # Most rows are whole, of text alone, and need no quotes: a third of the csv module's time
+        # Most rows are whole and of text alone; those that need no quotes take a third of the csv module's time
         if self._pick and len(row) == len(self._columns):
             try:
-                line = self._delimiter.join(self._pick(row))
+                cells = self._pick(row)
+                line = self._delimiter.join(cells)
             except (KeyError, TypeError):
                 return self._encode_any(row)
-            if not ('"' in line or "\n" in line or "\r" in line or line.count(self._delimiter) >= len(row)):
-                try:
-                    return self._bytes(line)
-                except RowError:
-                    pass  # to be told in which column
+            if '"' in line or "\n" in line or "\r" in line or line.count(self._delimiter) >= len(row):
+                line = self._line(cells)[:-2]
+            try:
+                return self._bytes(line)
+            except RowError:
+                pass  # to be told in which column
         return self._encode_any(row)
 
     def _encode_any(self, row: dict) -> bytes:
@@ -223,13 +225,13 @@ class _ParquetWriter(Writer):
         data = _json_line(row)
         for column, value in row.items():
             known = self._types.get(column)
-            found = "empty" if isinstance(value, str) and not value else _type(value, column)
+            found = "empty" if isinstance(value, str) and not value else type_of(value, column)
             if found != known or column not in self._types:
                 _refuse_surrogates(column, column)
                 if "string" in (known, found) and {known, found} <= _SCALARS:
                     self._types[column] = "string"  # text among numbers: all of them as text, as in CSV
                 else:
-                    self._types[column] = _widen(known, found, column)
+                    self._types[column] = widen(known, found, column)
         try:
             data.decode()
             if b"\\ud" in data:
@@ -244,7 +246,7 @@ class _ParquetWriter(Writer):
         import pyarrow.parquet
 
         self.flush()
-        schema = pyarrow.schema([(column, _arrow_type(pyarrow, t, column)) for column, t in self._types.items()])
+        schema = pyarrow.schema([(column, arrow_type(pyarrow, t, column)) for column, t in self._types.items()])
         try:
             with (
                 open(self._output.temporary, "rb") as spool,
@@ -387,7 +389,12 @@ def _open_output(target: str) -> _Stream:
         raise FatalError(f"-o {shown(target)}: cannot be written ({error.strerror})") from None
 
 
-def _plain(value: Any) -> Any:
+def open_whole(path: str) -> "_Stream":
+    """Open a binary file that appears under `path` only at `commit()`; `write(data)`, `discard()`; FatalError where it cannot be."""
+    return _open_output(path)
+
+
+def plain(value: Any) -> Any:
     """Return what the formats know in place of `value`: a numpy scalar's number, a path's text."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
@@ -397,9 +404,9 @@ def _plain(value: Any) -> Any:
 
 
 # rows are trees; the test for circles would cost a fifth, and the recursion limit ends one anyway
-_json = json.JSONEncoder(ensure_ascii=False, check_circular=False, default=_plain).encode
-_json_ascii = json.JSONEncoder(check_circular=False, default=_plain).encode
-_compact = json.JSONEncoder(ensure_ascii=False, check_circular=False, default=_plain, separators=(",", ":")).encode
+_json = json.JSONEncoder(ensure_ascii=False, check_circular=False, default=plain).encode
+_json_ascii = json.JSONEncoder(check_circular=False, default=plain).encode
+_compact = json.JSONEncoder(ensure_ascii=False, check_circular=False, default=plain, separators=(",", ":")).encode
 
 
 def _json_line(row: dict) -> bytes:
@@ -432,7 +439,7 @@ _SCALARS = {"bool", "int", "float", "string"}
 # (type,) for a list, {name: type} for an object.
 
 
-def _type(value: Any, column: str) -> Any:
+def type_of(value: Any, column: str) -> Any:
     if value is None:
         return None
     for kind, name in ((str, "string"), (bool, "bool"), (float, "float")):
@@ -443,13 +450,13 @@ def _type(value: Any, column: str) -> Any:
             raise UsageError(f"column {shown(column)}: {value} does not fit into 64 bits; write --to jsonl")
         return "int"
     if isinstance(value, (list, tuple)):
-        return (reduce(lambda known, item: _widen(known, _type(item, column), column), value, None),)
+        return (reduce(lambda known, item: widen(known, type_of(item, column), column), value, None),)
     if isinstance(value, dict):
-        return {key: _type(item, column) for key, item in value.items()}
-    return _type(_plain(value), column)
+        return {key: type_of(item, column) for key, item in value.items()}
+    return type_of(plain(value), column)
 
 
-def _widen(known: Any, found: Any, column: str) -> Any:
+def widen(known: Any, found: Any, column: str) -> Any:
     """Return the type that holds both."""
     if found is None or found == known:
         return known
@@ -460,9 +467,9 @@ def _widen(known: Any, found: Any, column: str) -> Any:
     if isinstance(known, str) and isinstance(found, str) and {known, found} == {"int", "float"}:
         return "float"
     if isinstance(known, tuple) and isinstance(found, tuple):
-        return (_widen(known[0], found[0], column),)
+        return (widen(known[0], found[0], column),)
     if isinstance(known, dict) and isinstance(found, dict):
-        return {key: _widen(known.get(key), found.get(key), column) for key in known | found}
+        return {key: widen(known.get(key), found.get(key), column) for key in known | found}
     raise UsageError(
         f"column {shown(column)}: {_called(known)} beside {_called(found)} have no common Parquet type; "
         "write --to jsonl"
@@ -473,11 +480,11 @@ def _called(kind: Any) -> str:
     return kind if isinstance(kind, str) else "list" if isinstance(kind, tuple) else "object"
 
 
-def _arrow_type(pyarrow, kind: Any, column: str):
+def arrow_type(pyarrow, kind: Any, column: str):
     if isinstance(kind, tuple):
-        return pyarrow.list_(_arrow_type(pyarrow, kind[0], column))
+        return pyarrow.list_(arrow_type(pyarrow, kind[0], column))
     if isinstance(kind, dict):
         if not kind:
             raise UsageError(f"column {shown(column)}: Parquet cannot hold an object without keys; write --to jsonl")
-        return pyarrow.struct([(key, _arrow_type(pyarrow, item, column)) for key, item in kind.items()])
+        return pyarrow.struct([(key, arrow_type(pyarrow, item, column)) for key, item in kind.items()])
     return {"bool": pyarrow.bool_(), "int": pyarrow.int64(), "float": pyarrow.float64()}.get(kind, pyarrow.string())

@@ -1,7 +1,5 @@
 """avtools mkmeta filter"""
 
-import re
-
 import click
 
 from avtools.cli import row_command
@@ -20,11 +18,12 @@ def command(shared, where):
     \b
         avtools mkmeta filter t.csv --where "fps >= 24 and not (id =~ '^test_' or text == '')"
     """
-    from avtools.rows import compile_where
+    from avtools.rows.where import compile_where, names_in
     from avtools.stream import Work
 
-    sees_errors = re.search(r"\berror\b", where) is not None
-    return Work(keep, inline=True, begin=lambda header: {"holds": compile_where(where, header)}, sees_errors=sees_errors)
+    sees_errors = "error" in names_in(where)
+    # an empty JSONL stream has no header to hold the names against
+    return Work(keep, inline=True, begin=lambda header: {"holds": compile_where(where, header or None)}, sees_errors=sees_errors)
 
 
 def keep(row: dict, options: dict) -> dict | None:

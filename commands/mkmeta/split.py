@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import os
+import re
 
 import click
 
@@ -37,26 +38,35 @@ class Ratios(click.ParamType):
 
 @row_command()
 @click.option("--ratio", type=Ratios(), required=True, help="For example train=0.96,valid=0.02,test=0.02.")
-@click.option("--by", metavar="COLUMN", help="Rows with the same value here stay together (default: the row's key).")
+@click.option("--by", metavar="COLUMN", help="Rows with the same value here stay together (default: group where the row has one, else its key).")
+@click.option("--pattern", metavar="REGEX", help="Rows that agree in what REGEX finds there (its first group, else all of it) stay together.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed makes another split.")
 @click.option("--into", metavar="DIR", type=Files(), help="Also write one table for each name below DIR.")
-def command(shared, ratio, by, seed, into):
-    """Split a table: adds the column 'split', by a hash of the row's key.
+def command(shared, ratio, by, pattern, seed, into):
+    """Split a table: adds the column 'split', by a hash of what must not be torn apart.
 
-    A row's split depends on nothing but its key (or the cell of --by) and the seed, so it is the same when
-    rows are added, removed or moved.
+    A row's split depends on nothing but its group and the seed, so it is the same when rows are added, removed
+    or moved, and no group is in two splits.  The group is the cell of --by; without it the cell of 'group'
+    (rows made of one clip carry its key there), else the row's key.  --pattern takes a part of that: clips of one
+    YouTube video share the first 11 characters of their id.
 
     \b
         avtools mkmeta split t.csv --ratio train=0.96,valid=0.02,test=0.02 --by speaker --into split -o all.csv
+        avtools mkmeta split t.csv --ratio train=0.9,test=0.1 --by id --pattern '^(.{11})' -o all.csv
     """
     from avtools.stream import Work
 
     shares = itertools.accumulate(share for _, share in ratio)
     edges = [(name, int(edge * 2**64)) for (name, _), edge in zip(ratio, shares, strict=True)]
-    options = {"edges": edges, "by": by, "seed": seed, "key": shared.key}
+    options = {"edges": edges, "by": by, "seed": seed, "key": shared.key, "pattern": None}
+    if pattern is not None:
+        try:
+            options["pattern"] = re.compile(pattern)
+        except (re.error, RecursionError, OverflowError) as error:
+            raise UsageError(f"--pattern {pattern}: not a regular expression: {error}") from None
 
     def begin(header: list[str]) -> dict:
-        if by is not None and by not in header:
+        if by is not None and header and by not in header:
             raise UsageError(f"--by {by}: the table has no such column (it has: {', '.join(header)})")
         return options
 
@@ -65,18 +75,35 @@ def command(shared, ratio, by, seed, into):
 
 
 def split_row(row: dict, options: dict) -> dict:
-    """The split of a row: where the hash of its key falls among the shares."""
-    from avtools.rows import key_of
-
-    if options["by"] is None:
-        value = key_of(row, options["key"])
-    else:
-        value = row.get(options["by"])
-        if value in (None, ""):
-            raise RowError(f"column {options['by']} is empty, so the row belongs to no group")
-    text = f"{options['seed']}\0{value}".encode("utf-8", "surrogateescape")
-    place = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+    """The split of a row: where the hash of its group falls among the shares."""
+    text = f"{options['seed']}\0{_group(row, options)}"
+    try:
+        data = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # JSON can spell characters that are none
+        data = text.encode("utf-8", "surrogatepass")
+    place = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
     return {"split": next(name for name, edge in options["edges"] if place < edge)}
+
+
+def _group(row: dict, options: dict) -> str:
+    """What all rows have in common that must be in one split."""
+    from avtools.rows import cell_text, key_of
+
+    column = options["by"] or "group"
+    value = row.get(column)
+    if value not in (None, ""):
+        group = cell_text(value)
+    elif options["by"] is None:
+        group, column = key_of(row, options["key"]), "key"
+    else:
+        raise RowError(f"column {column} is empty, so the row belongs to no group")
+    if options["pattern"] is None:
+        return group
+    found = options["pattern"].search(group)
+    part = found and found[min(1, options["pattern"].groups)]
+    if not part:
+        raise RowError(f"{column} {group[:80]!r} has nothing that --pattern finds, so the row belongs to no group")
+    return part
 
 
 class _Parts:

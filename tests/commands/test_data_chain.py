@@ -191,8 +191,9 @@ class TestMakefile:
         assert done.returncode == 0, done.stderr
         rows = table((program / "out/stage1.csv").read_text())
         assert sorted(row["id"] for row in rows) == [n for n in names if n not in ("long", "broken")]
-        (lost,) = table((program / "out/errors/stage1-unmatched.csv").read_text())
-        assert lost["id"] == "long" and lost["audio_duration"] == "30.0"
+        lost, unused = table((program / "out/errors/stage1-unmatched.csv").read_text())
+        assert lost["unmatched"] == "media" and lost["id"] == "long" and lost["audio_duration"] == "30.0"
+        assert unused["unmatched"] == "caption" and unused["key"] == "broken"
         (bad,) = map(json.loads, (program / "out/errors/stage1-probe.jsonl").read_text().splitlines())
         assert bad["id"] == "broken" and bad["error"]
         for row in rows:
@@ -236,8 +237,9 @@ class TestMakefile:
             assert row["text"] == f"A clip, its name being {row['id']}."
             assert (row["num_frames"], row["fps"], row["audio_fps"]) == ("240", "24.0", "16000")
             assert (program / row["path"]).is_file() and (program / row["audio_path"]).is_file()
-        (lost,) = table((program / "out/errors/stage3-unmatched.csv").read_text())
-        assert lost["id"] == "no_caption_b"
+        lost, unused = table((program / "out/errors/stage3-unmatched.csv").read_text())
+        assert (lost["unmatched"], lost["id"]) == ("media", "no_caption_b")
+        assert (unused["unmatched"], unused["key"], unused["source"]) == ("caption", "much_too_short", "tavgbench")
 
     def test_missing_captions(self, program):
         (program / "clips").mkdir()

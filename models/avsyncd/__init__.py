@@ -1,0 +1,1 @@
+"""AVSyncD: a video from its first frame and its sound."""

@@ -1,0 +1,1 @@
+"""JavisDiT: sound and video together, from text."""

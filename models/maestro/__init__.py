@@ -1,0 +1,1 @@
+"""MAESTRO: a video from several sounds."""

@@ -1,0 +1,1 @@
+"""VATT: sound for video, steered by text."""
