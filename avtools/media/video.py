@@ -177,7 +177,11 @@ class _Fitter:
 
 def turning(frame, rotation: int) -> list[str]:
     """Return the filters that turn `frame` upright: from its display matrix, else from `rotation` (clockwise)."""
-    for data in frame.side_data:
+    try:
+        facts = list(frame.side_data)
+    except ValueError:  # PyAV does not know all kinds yet, such as the EXIF of a JPEG; the angle is then what was measured
+        facts = []
+    for data in facts:
         if data.type.name == "DISPLAYMATRIX":
             m = memoryview(bytes(data)).cast("i")
             # The displayed point of (x, y) is (m0 x + m3 y, m1 x + m4 y).

@@ -478,3 +478,20 @@ def test_scan_times_are_what_is_shown(tmp_path):
     with open_input(src) as container:
         _, timeline = scan(container)
     assert [(t - timeline.ticks[0]) * timeline.base for t in timeline.ticks] == [t for t, _ in frames(src)]
+
+
+def test_frames_with_facts_that_pyav_does_not_know(tmp_path):
+    """A JPEG's EXIF arrives as side data of a kind that PyAV 18 refuses to name."""
+    Image = pytest.importorskip("PIL.Image")
+    exif = Image.Exif()
+    exif[0x0110] = "a camera"
+    Image.new("RGB", (64, 48), "red").save(tmp_path / "a.jpg", exif=exif)
+    with av.open(str(tmp_path / "a.avi"), "w") as container:
+        stream = container.add_stream("mjpeg", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for k in range(10):
+            packet = av.Packet((tmp_path / "a.jpg").read_bytes())
+            packet.stream, packet.pts, packet.dts, packet.time_base, packet.is_keyframe = stream, k, k, Fraction(1, 10), True
+            container.mux(packet)
+    V.uniform_fps(str(tmp_path / "a.avi"), out(tmp_path), ".mkv", F(5))
+    assert probe(out(tmp_path)).picture.num_frames == 5
