@@ -223,6 +223,12 @@ class TestPipes:
         _, err = process.communicate(timeout=20)
         assert process.returncode == -signal.SIGPIPE and err == b""
 
+    def test_a_slow_input_hides_no_reader_that_went_away(self, avtools):
+        """Finished rows are flushed when more input is waited for: that may be where the pipe breaks."""
+        slow = "(printf 'id\\n'; sleep 1; printf '1\\n2\\n'; sleep 1; printf '3\\n')"
+        done = avtools.pipe(f"{slow} | avtools mkmeta merge | head -n 1; echo ${{PIPESTATUS[@]}}")
+        assert done.stdout == "id\n141 141 0\n" and done.stderr == ""
+
     def test_rows_flow_while_the_input_is_open(self, clips, avtools):
         process = avtools.start("probe", "-q", stdin=subprocess.PIPE)
         process.stdin.write(f"path\n{clips / '0.mp4'}\n".encode())

@@ -5,6 +5,7 @@ hold of a row is kept beside it (:class:`Originals`), so that writing and readin
 """
 
 import array
+import contextlib
 import dataclasses
 import hashlib
 import heapq
@@ -17,9 +18,10 @@ from typing import Any, BinaryIO
 from avtools.errors import FatalError, RowError, UsageError
 from avtools.outputs import FOLDER, Maker, Want
 from avtools.rows.formats import shown
-from avtools.rows.writing import open_whole
+from avtools.rows.keys import PLACEHOLDER
+from avtools.rows.writing import cell_text, open_whole
 
-
+NO_CAPTION = os.path.splitext(PLACEHOLDER)[0]  # id and text beside it in JavisDiT's tables
 _PLAIN = re.compile(r"[\w.-]+")
 
 
@@ -46,6 +48,7 @@ class Layout:
     """
 
     version = 1  # of the files made: another one makes them anew
+    options: tuple[str, ...] = ()  # the settings that mean something to it
     needs: tuple[str, ...] = ("path", "audio_path")  # a table must have one of these columns
     holds: tuple[str, ...] = ()
     sets: tuple[str, ...] = ()
@@ -58,6 +61,13 @@ class Layout:
         """`settings`: the command's options (see `mkmeta export --help`); None where one was not given."""
         self.settings = settings
         self.overwrite = False  # --overwrite: make everything anew
+
+    @classmethod
+    def refuse_others(cls, name: str, settings: dict) -> None:
+        """UsageError where an option was given that means nothing to the layout."""
+        for option, value in settings.items():
+            if value is not None and option not in cls.options:
+                raise UsageError(f"{name} knows no --{option.replace('_', '-')}; '--help' says which layouts do")
 
     def wants(self, row: dict) -> list[Want]:
         """The files that the layout holds for a row (where it `makes_files`)."""
@@ -92,7 +102,12 @@ class Layout:
 
 
 class Sink:
-    """Takes a layout's records in order; nothing is to be seen under its final name before `commit()`."""
+    """Takes a layout's records in order; nothing is to be seen under its final name before `commit()`.
+
+    `gone`: what `commit()` removed of an earlier export.
+    """
+
+    gone: tuple[str, ...] = ()
 
     def prepare(self, record: Any, row: dict) -> None:
         """Before `write()`, and before the row itself is written: RowError refuses it, and the record may still be changed."""
@@ -126,19 +141,13 @@ class Files(Sink):
         return self.files[name]
 
     def commit(self) -> None:
-        try:
-            with open(self.list, encoding="utf-8") as file:
-                before = json.load(file)
-        except (OSError, ValueError):
-            before = []
+        before = listed(self.list)
         make_folder(os.path.dirname(self.list))
         names = open_whole(self.list)
         names.write(json.dumps(sorted(self.files)).encode())
         for file in self.files.values():
             file.commit()
-        for name in before:
-            if name not in self.files:
-                _remove(os.path.join(self.folder, name))
+        self.gone = removed(self.folder, before - self.files.keys())
         names.commit()
 
     def discard(self) -> None:
@@ -176,6 +185,7 @@ class Restored:
     """The rows of :class:`Originals`, found by their records; most cheaply in the order that they were written in."""
 
     def __init__(self, path: str):
+        self.path = path
         self.columns: list[str] = []
         self.format: str | None = None
         self.found = self.strange = 0
@@ -189,14 +199,26 @@ class Restored:
         except FileNotFoundError:
             pass
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{path}: cannot be read ({error}); remove it to read the layout without it") from None
+            raise self._damaged(error) from None
 
     def __bool__(self) -> bool:
         return self._file is not None
 
     def row(self, record: Any) -> tuple[int, dict] | None:
         """The number and the row that was laid out as this record (each is given once), or None."""
-        wanted, found = digest(record), None
+        wanted = digest(record)
+        try:
+            found = self._row(wanted)
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise self._damaged(error) from None
+        if found is None:
+            self.strange += 1
+        else:
+            self.found += 1
+        return found
+
+    def _row(self, wanted: str) -> tuple[int, dict] | None:
+        found = None
         if self._index is None:
             start = self._file.tell()
             line = self._file.readline()
@@ -207,11 +229,10 @@ class Restored:
         if self._index is not None and (place := self._index.take(wanted)) is not None:
             self._file.seek(place[1])
             found = place[0], json.loads(self._file.readline())[1]
-        if found is None:
-            self.strange += 1
-        else:
-            self.found += 1
         return found
+
+    def _damaged(self, error: Exception) -> UsageError:
+        return UsageError(f"{shown(self.path)}: cannot be read ({error}); remove it to read the layout without it")
 
     def notes(self) -> list[str]:
         if self._file is None:
@@ -298,6 +319,8 @@ def json_items(path: str) -> Iterator[tuple[Any, str]]:
         with open(path, encoding="utf-8-sig") as file:
             text = file.read(1 << 16).lstrip()
             if text[:1] != "[":
+                if not text and not path.endswith(".jsonl"):
+                    raise UsageError(f"{name}: is empty, and no list; get it again")
                 file.seek(0)
                 for number, line in enumerate(file, 1):
                     if line.strip():
@@ -361,8 +384,45 @@ def make_folder(path: str) -> None:
         raise FatalError(f"{path}: cannot be made ({error.strerror}); choose another -d DIR") from None
 
 
-def _remove(path: str) -> None:
+def listed(path: str) -> set[str]:
+    """The names in the list that an earlier export left."""
     try:
-        os.unlink(path)
-    except OSError:
-        pass
+        with open(path, encoding="utf-8") as file:
+            return set(json.load(file))
+    except (OSError, ValueError, TypeError):
+        return set()
+
+
+def removed(folder: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Remove files; those that were there."""
+    gone = []
+    for name in sorted(names):
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.join(folder, name))
+            gone.append(name)
+    return tuple(gone)
+
+
+def caption_column(row: dict, *columns: str) -> str | None:
+    """The first of `columns` that holds a caption; `placeholder` beside placeholder.mp4, as JavisDiT's tables have it, is none."""
+    dummy = os.path.basename(str(row.get("path"))) == PLACEHOLDER
+    return next((column for column in columns if row.get(column) and not (dummy and row[column] == NO_CAPTION)), None)
+
+
+def caption_of(row: dict, *columns: str) -> str:
+    """The first caption that there is in `columns`, as text; RowError where it is none."""
+    column = caption_column(row, *columns)
+    value = row[column] if column else ""
+    if isinstance(value, (list, dict)):
+        raise RowError(f"column {column} holds several values and no caption; make it a text")
+    return cell_text(value)
+
+
+def told_once(cells: dict, column: str, value: Any, name: str, item: dict, origin: str) -> None:
+    """Set a cell that an item of a list tells by `name`; UsageError where another name says something else of it."""
+    if value in (None, "") and column in cells:
+        return
+    if cells.get(column) not in (None, "", value):
+        other = next((key for key, known in item.items() if key != name and known == cells[column]), column)
+        raise UsageError(f"{origin}: {other!r} and {name!r} say different things of {column}; leave one")
+    cells[column] = value

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from avtools.errors import FatalError, MediaError, RowError, SuffixRefused
-from avtools.exchange import Layout, Sink, make_folder
+from avtools.exchange import Layout, Sink, listed, make_folder, removed
 from avtools.identity import is_dead
 from avtools.outputs import FOLDER, Want, safe_relpath, strip_suffix
 from avtools.rows.formats import IMAGE, SOUND_INPUT, VIDEO_INPUT
@@ -202,11 +202,7 @@ class Whole(Sink):
         self.held = held(row)  # refused here, the row is not written anywhere
 
     def commit(self) -> None:
-        try:
-            with open(self._list, encoding="utf-8") as file:
-                before = json.load(file)
-        except (OSError, ValueError):
-            before = []
+        before = listed(self._list)
         listing = open_whole(self._list)
         listing.write(json.dumps(sorted(self._names)).encode())
         while self._ended:
@@ -216,9 +212,7 @@ class Whole(Sink):
             except OSError as error:
                 raise file.failed(error) from None
             del self._ended[0]
-        for name in set(before) - set(self._names):
-            with contextlib.suppress(OSError):
-                os.unlink(os.path.join(self.folder, name))
+        self.gone = removed(self.folder, before - set(self._names))
         listing.commit()
 
     def discard(self) -> None:

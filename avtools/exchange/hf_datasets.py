@@ -43,6 +43,8 @@ COLUMNS = {"video": "path", "audio": "audio_path", "image": "image_path"}
 class HfDatasets(Packed):
     """See the module."""
 
+    options = ("shard_size",)
+
     # --- writing
 
     def export(self, row, maker):

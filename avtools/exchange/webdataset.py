@@ -29,7 +29,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from avtools.errors import MediaError, RowError, UsageError
-from avtools.exchange import Item, split_of
+from avtools.exchange import Item, caption_column, split_of
 from avtools.exchange._packed import (
     BLOCK, KINDS, KNOWN, Held, Packed, Seen, Whole, base_of, blocks_of, clean, files_below, held, json_text, known_split,
 )  # fmt: skip
@@ -48,6 +48,8 @@ _DAMAGE = (tarfile.TarError, EOFError, ValueError, zlib.error, lzma.LZMAError, O
 class WebDataset(Packed):
     """See the module."""
 
+    options = ("shard_size",)
+
     def __init__(self, settings: dict):
         super().__init__(settings)
         self.unknown: Counter[str] = Counter()  # extensions that we make nothing of
@@ -62,7 +64,8 @@ class WebDataset(Packed):
     def export(self, row, maker):
         split, files = split_of(row), held(row, self.left)
         base = encoded(base_of(row, files))
-        text = row.get("text") or row.get("audio_text")
+        column = caption_column(row, "text", "audio_text")
+        text = column and row[column]
         key = self._keys.unused(base)
         cells = {**row, **{file.column: f"{key}.{file.extension}" for file in files}}
         json_text(cells)  # nested too deeply: this row's fault
@@ -139,7 +142,7 @@ class WebDataset(Packed):
     def _set_text(self, cells: dict, extension: str, text: str) -> None:
         """A text member as a cell.  Where the JSON says otherwise the member counts: it is what other readers see."""
         names = ("text", "audio_text") if extension == "txt" else (TEXTS[extension],)
-        column = next((name for name in names if cells.get(name)), names[0])
+        column = caption_column(cells, *names) or names[0]
         known = cells.get(column)
         if known and clean(cell_text(known)) == text:
             return

@@ -250,6 +250,8 @@ def _spooled(file: BinaryIO, name: str) -> Callable[[], BinaryIO]:
 def _checked(read: Callable[[int], bytes], name: str) -> bytes:
     try:
         return read(CHUNK)
+    except BrokenPipeError:  # reading may flush what was written, and that reader has gone
+        raise
     except OSError as error:
         raise UsageError(f"{name}: cannot be read ({error.strerror})") from None
 

@@ -39,10 +39,9 @@ def command(shared, columns, clean, language, drop_empty):
         have = ", ".join(header)
         if missing := [column for column in columns if header and column not in header]:
             raise UsageError(f"--column {missing[0]}: the table has no such column (it has: {have})")
-        found = dict.fromkeys(columns or (column for column in DEFAULT if column in header))
-        if header and not found:
+        if header and not columns and not set(DEFAULT) & set(header):
             raise UsageError(f"the table has neither a column 'text' nor 'audio_text'; name one with --column (it has: {have})")
-        return {**options, "columns": tuple(found)}
+        return {**options, "columns": tuple(dict.fromkeys(columns or DEFAULT))}  # in JSONL a column may turn up later
 
     return Work(caption_row, options, inline=True, begin=begin, report=lambda: _report(options))
 

@@ -9,22 +9,23 @@ from avtools.models import registry
 @row_command(files=True)
 @click.argument("layout", metavar="LAYOUT", shell_complete=registry.layouts_beginning)
 @click.option("--class-column", metavar="COLUMN", help="avsyncd, maestro: the column that names a row's class (default: class, else label, else the first folder of relpath).")
-@click.option("--form", type=click.Choice(["code", "readme"]), default="code", show_default=True, help="maestro: CLASS/VIDEO/VIDEO_0001.jpg, which its code reads, or VIDEO/00001.jpg, which its README describes.")
-@click.option("--shard-size", type=click.IntRange(1), default=1000, show_default=True, metavar="MB", help="webdataset, hf-datasets: begin a new file beyond this size.")
+@click.option("--form", type=click.Choice(["code", "readme"]), help="maestro: CLASS/VIDEO/VIDEO_0001.jpg, which its code reads (default), or VIDEO/00001.jpg, which its README describes.")
+@click.option("--shard-size", type=click.IntRange(1), metavar="MB", help="webdataset, hf-datasets: begin a new file beyond this size (default: 1000).")
 def command(shared, layout, **settings):
     """Lay a table and its media out as other programs read them, below DIR.
 
     Media are hard-linked where a layout holds them as they are.  Rows pass on, naming the files in DIR where it
-    holds them.  Tables are written one for each value of the column 'split' (without one: train).  What a
-    layout cannot hold is kept in DIR/.avtools, so that 'mkmeta import' gives back every cell.
+    holds them.  Tables are written one for each value of the column 'split' (without one: train), all of them in one
+    run: lists of an earlier export that this one has not are removed.  What a layout cannot hold is kept in
+    DIR/.avtools, so that 'mkmeta import' gives back every cell.
 
     \b
     javisdit     DIR/train.csv with JavisDiT's columns and its placeholder rows
     vta-ldm      DIR/train.jsonl: video_path, feature_file, audio_file, description
     avsyncd      DIR/videos/CLASS/NAME.mp4, DIR/train.txt, DIR/test.txt, DIR/class_mapping.json
     maestro      DIR/CLASS/VIDEO/VIDEO_0001.jpg ..., VIDEO.wav
-    vatt         DIR/instruction.json: video_path, dataset, output, split; DIR/features/ID.npy where
-                 features_path is set
+    vatt         DIR/v2a_instruction.json: video_path, dataset, output, split; DIR/features/ID.npy
+                 where features_path names a .npy file
     webdataset   DIR/train-000000.tar ...: each row's media, its text, its cells as JSON
     hf-datasets  DIR/data/train-00000-of-00001.parquet ...: Parquet with the media inside, which
                  datasets.load_dataset reads
@@ -36,6 +37,8 @@ def command(shared, layout, **settings):
     from avtools.stream import Work
 
     kind = registry.layout(layout)
+    kind.refuse_others(layout, settings)
+    settings["form"] = settings["form"] or "code"
     if shared.shard:
         raise click.UsageError("--shard: the lists in DIR are of all rows; prepare in shards, join them by 'mkmeta merge', then export")
     options = {"layout": layout, **settings}
@@ -52,7 +55,7 @@ def command(shared, layout, **settings):
         identity={name: settings[name] for name in kind.matters},
         inline=not kind.makes_files,
         preload=(kind.__module__,),
-        report=made.notes,
+        report=lambda: made.notes() + sink.notes(),
         sees=sink.see,
         tees=(sink,),
     )
@@ -102,6 +105,11 @@ class _Sink:
     def commit(self) -> None:
         self.sink.commit()
         self.originals.commit()
+
+    def notes(self) -> list[str]:
+        gone = self.sink.gone
+        names = ", ".join(gone[:3]) + (", ..." if len(gone) > 3 else "")
+        return [f"{len(gone)} files of an earlier export, not of this table, were removed: {names}"] if gone else []
 
     def discard(self) -> None:
         if hasattr(self, "sink"):

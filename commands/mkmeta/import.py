@@ -11,7 +11,7 @@ from avtools.models import registry
 @row_command(files="some", inputs=False)
 @click.argument("layout", metavar="LAYOUT", shell_complete=registry.layouts_beginning)
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=Files("csv", "jsonl", "json", "parquet", "tar", "txt"))
-@click.option("--media-root", metavar="DIR", type=Files(), help="Where relative names of media begin, or vatt's ids are looked for (default: as they are).")
+@click.option("--media-root", metavar="DIR", type=Files(), help="vatt: where the clips of its ids are looked for (default: rows without path).")
 @click.option("--fps", type=click.FloatRange(0, min_open=True), metavar="N", help="maestro: the frames' rate (default: as many as fill the sound).")
 def command(shared, layout, sources, **settings):
     """Read what other programs laid out, as a table of ours.
@@ -37,6 +37,7 @@ def command(shared, layout, sources, **settings):
     from avtools.stream import Work
 
     kind = registry.layout(layout)
+    kind.refuse_others(layout, settings)
     if kind.unpacks and not shared.outdir:
         raise click.UsageError(f"{layout} holds media that must be written out: where to? give -d DIR")
     for source in sources:
@@ -110,4 +111,3 @@ def unpack(row: dict, maker, options: dict) -> dict:
 
 def _public(row: dict) -> dict:
     return {column: cell for column, cell in row.items() if column != PRIVATE}
-

@@ -77,6 +77,8 @@ def command(shared, dataset, **given):
         return _list(dataset)
     if dataset is None:
         raise UsageError("which data set? 'mkmeta join --list' lists them")
+    if given["unmatched"] == "-":
+        raise UsageError("--unmatched needs a file; standard output is for the table")
     if given["require_match"] and given["keep_unmatched"]:
         raise UsageError("give --require-match or --keep-unmatched, not both")
     for_tables = ("with_", "on", "take")
@@ -277,7 +279,10 @@ class _Unmatched:
         self.discard = self.writer.discard
 
     def add(self, row: dict, key: str) -> None:
-        self.writer.write({"key": key, **row, "unmatched": "media"})
+        try:
+            self.writer.write({"key": key, **row, "unmatched": "media"})
+        except RowError as error:
+            raise RowError(f"--unmatched {self.path}: {str(error).removesuffix('; write --to jsonl')}; call it .jsonl") from None
 
     def write(self, row: dict) -> None:
         """Rows that are written have a partner."""

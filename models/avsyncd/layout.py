@@ -32,6 +32,7 @@ class AVSyncD(Layout):
     list (Landscapes).  A number is kept for each line (about 100 bytes): to count clips listed again, or in no list.
     """
 
+    options = ("class_column",)
     needs = ("path",)
     holds = sets = ("path",)
     makes_files = True

@@ -2,15 +2,15 @@
 
 import math
 import os
+import re
 
 from avtools import rows
 from avtools.errors import RowError, UsageError
-from avtools.exchange import Files, Item, Layout, split_of
-from avtools.rows.keys import PLACEHOLDER, number
+from avtools.exchange import NO_CAPTION, Files, Item, Layout, split_of
+from avtools.rows.keys import PLACEHOLDER, number, path_of
 
 OURS = {"audio_length_s": "audio_duration"}  # its names -> ours
 THEIRS = {ours: theirs for theirs, ours in OURS.items()}
-NOTHING = os.path.splitext(PLACEHOLDER)[0]  # its id and text of rows without a picture
 PICTURE = {"fps": 24.0, "height": 720, "width": 1280, "aspect_ratio": 0.5625, "resolution": 921600}  # of such rows
 
 
@@ -26,13 +26,13 @@ class JavisDiT(Layout):
         self.placeholders = 0
 
     def export(self, row, maker):
-        cells = {THEIRS.get(column, column): cell for column, cell in row.items()}
-        path = cells.get("path")
-        if path and os.path.basename(str(path)) != PLACEHOLDER:
+        # of two columns of one meaning ours, which is measured, where it says something
+        cells = {THEIRS.get(column, column): cell for column, cell in sorted(row.items(), key=lambda one: one[0] in THEIRS and one[1] not in (None, ""))}
+        if row.get("path") and os.path.basename(path_of(row, "path")) != PLACEHOLDER:
             fps = number(row, "fps")
             if fps is not None:
                 cells["fps"] = float(round(fps))
-            return {}, _texts(cells)
+            return {}, _writable(_texts(cells))
         if not cells.get("audio_path"):
             raise RowError("neither 'path' nor 'audio_path' is set")
         frames = number(row, "num_frames")
@@ -43,8 +43,8 @@ class JavisDiT(Layout):
             frames = math.floor(seconds * PICTURE["fps"])
         described = {column: value for column, value in PICTURE.items() if cells.get(column) in (None, "")}
         self.placeholders += 1
-        named = {"num_frames": frames, "path": PLACEHOLDER, "relpath": PLACEHOLDER, "id": NOTHING, "text": NOTHING, "speech": -1}
-        return {}, _texts({**cells, **described, **named})
+        named = {"num_frames": frames, "path": PLACEHOLDER, "relpath": PLACEHOLDER, "id": NO_CAPTION, "text": NO_CAPTION, "speech": -1}
+        return {}, _writable(_texts({**cells, **described, **named}))
 
     def sink(self, folder, columns, format_):
         return _Tables(folder, [THEIRS.get(column, column) for column in columns])
@@ -57,7 +57,11 @@ class JavisDiT(Layout):
                 raise UsageError(f"{source}: holds no .csv or .parquet")
         tables = [(path, rows.open_rows([path])) for path in paths]
         splits = len(tables) > 1
-        columns = dict.fromkeys(OURS.get(column, column) for _, table in tables for column in table.columns)
+        columns: dict[str, None] = {}
+        for path, table in tables:
+            if not {"path", "audio_path"} & set(table.columns):
+                raise UsageError(f"{rows.shown(path)}: has neither a column path nor audio_path (it has: {rows.shown(', '.join(table.columns))})")
+            columns.update(dict.fromkeys(_ours(column, table.columns) for column in table.columns))
         if splits:
             columns["split"] = None
         return list(columns), [self._items(*table, splits) for table in tables]
@@ -66,15 +70,28 @@ class JavisDiT(Layout):
     def _items(path, table, splits):
         name = os.path.splitext(os.path.basename(path))[0]
         for record in table:
-            cells = {OURS.get(column, column): cell for column, cell in record.row.items()}
-            if splits and "split" not in cells:
+            cells = {_ours(column, table.columns): cell for column, cell in record.row.items()}
+            if splits and cells.get("split") in (None, "") and (name != "train" or "split" not in cells):
                 cells["split"] = name
             if os.path.basename(str(cells.get("path") or "")) == PLACEHOLDER:
-                cells.update({column: "" for column in ("id", "relpath", "text") if column in cells and _stem(cells[column]) == NOTHING})
+                cells.update({column: "" for column in ("id", "relpath", "text") if column in cells and _stem(cells[column]) == NO_CAPTION})
             yield Item(_texts(record.row), cells, record.origin)
 
     def notes(self):
         return [f"{self.placeholders} rows without a picture became {PLACEHOLDER} rows"] if self.placeholders else []
+
+
+def _ours(column: str, columns: list[str]) -> str:
+    """Our name of a column of theirs; its own where ours is there, too."""
+    return column if OURS.get(column) in columns else OURS.get(column, column)
+
+
+def _writable(texts: dict[str, str]) -> dict[str, str]:
+    """The same; RowError for what CSV cannot hold."""
+    for column, text in texts.items():
+        if "\0" in text or not text.isascii() and re.search("[\ud800-\udc7f\udd00-\udfff]", text):
+            raise RowError(f"column {rows.shown(column)} holds a NUL or half a character, which CSV cannot; mend it")
+    return texts
 
 
 def _texts(cells: dict) -> dict[str, str]:
@@ -103,7 +120,15 @@ class _Tables(Files):
             del record[column]
 
     def write(self, record, row):
+        self._table(split_of(row), record).write(record)
+
+    def _table(self, name, record):
         def opened(path):
             return rows.open_writer(path, "csv", [*self.columns, *(column for column in record if column not in self.columns)], "csv")
 
-        self.file(f"{split_of(row)}.csv", opened).write(record)
+        return self.file(f"{name}.csv", opened)
+
+    def commit(self):
+        if not self.files:
+            self._table("train", {})  # of a table without rows
+        super().commit()

@@ -38,6 +38,7 @@ class Maestro(Layout):
     100 bytes), to find those that were added.
     """
 
+    options = ("class_column", "form", "fps")
     needs = ("path",)
     holds = ("path", "audio_path")
     sets = ("audio_path",)

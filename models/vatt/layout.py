@@ -5,10 +5,10 @@ import os
 
 from avtools import rows
 from avtools.errors import RowError, UsageError
-from avtools.exchange import Files, Item, Layout, json_items, split_of
+from avtools.exchange import Files, Item, Layout, caption_of, json_items, split_of, told_once
 from avtools.outputs import Want, link_or_copy, strip_suffix
 from avtools.rows.formats import VIDEO_INPUT, suffix_of
-from avtools.rows.keys import PLACEHOLDER
+from avtools.rows.keys import PLACEHOLDER, path_of
 
 LIST = "v2a_instruction.json"
 OPTIONAL = ("instruction", "task", "caption")
@@ -23,6 +23,7 @@ class Vatt(Layout):
     vggsound, else by the features (vggsound: one .npy for each id).
     """
 
+    options = ("media_root",)
     needs = ("id", "path", "audio_path")
     makes_files = True
 
@@ -36,7 +37,7 @@ class Vatt(Layout):
         features = row.get("features_path")
         by_path = isinstance(features, str) and suffix_of(features) == "h5"
         seen = _yes(row.get("caption"))
-        output = (row.get("text") if seen else "") or row.get("audio_text") or row.get("text")
+        output = caption_of(row, *["text"] * seen, "audio_text", "text")
         if not output:
             raise RowError("has no caption in audio_text or text, which is what vatt trains on; join captions first")
         if maker is not None and "features" in maker.slots:
@@ -46,7 +47,7 @@ class Vatt(Layout):
             "input": row.get("input") or "",
             "video_path": features if by_path else self._id(row),
             "dataset": source if source in ("vggsound", "audioset") else "audioset" if by_path else "vggsound",
-            "output": str(output),
+            "output": output,
             "split": split_of(row),
         }
         record.update({key: row[key] for key in OPTIONAL if row.get(key) not in (None, "")})
@@ -56,8 +57,7 @@ class Vatt(Layout):
     def _id(row: dict) -> str:
         name = row.get("id")
         if not name:
-            path = next((row[c] for c in ("path", "audio_path") if row.get(c) and os.path.basename(str(row[c])) != PLACEHOLDER), "")
-            name = strip_suffix(os.path.basename(str(path)))
+            name = strip_suffix(os.path.basename(_clip_of(row)))
         name = str(name)
         if not name or "/" in name or "\0" in name or name in (".", ".."):
             raise RowError(f"id {rows.shown(name)!r} names no features file; give the row an id such as 0a1b2c3d4e5_000030")
@@ -74,7 +74,7 @@ class Vatt(Layout):
         for item, origin in json_items(path):
             if not isinstance(item, dict) or not isinstance(item.get("video_path"), str) or not isinstance(item.get("output"), str):
                 raise UsageError(f"{origin}: not an object with video_path and output")
-            keys.update(dict.fromkeys(self._cells(item, {})))
+            keys.update(dict.fromkeys(self._cells(item, {}, origin)))
         media = self._media()
         if media:
             keys["path"] = None
@@ -84,7 +84,7 @@ class Vatt(Layout):
     def _items(self, path, media):
         self.lost = 0
         for item, origin in json_items(path):
-            cells = self._cells(item, media)
+            cells = self._cells(item, media, origin)
             self.lost += bool(media) and not cells.get("path")
             yield Item(item, cells, origin)
 
@@ -108,7 +108,7 @@ class Vatt(Layout):
         return found
 
     @staticmethod
-    def _cells(item: dict, media: dict[str, str]) -> dict:
+    def _cells(item: dict, media: dict[str, str], origin: str) -> dict:
         name = item["video_path"]
         by_path = suffix_of(name) == "h5"
         cells = {"id": os.path.splitext(os.path.basename(name))[0] if by_path else name}
@@ -118,12 +118,22 @@ class Vatt(Layout):
             cells["path"] = media[cells["id"]]
         cells["text" if _yes(item.get("caption")) else "audio_text"] = item["output"]
         cells.update({"source": item.get("dataset"), "split": item.get("split")})
-        cells.update({key: value for key, value in item.items() if key not in ("video_path", "output", "dataset", "split") and value not in (None, "")})
+        for key, value in item.items():
+            if key not in ("video_path", "output", "dataset", "split") and value not in (None, ""):
+                told_once(cells, key, value, key, item, origin)
         return cells
 
     def notes(self):
         lost = getattr(self, "lost", 0)
         return [f"{lost} ids have no video below --media-root; their path is empty"] if lost else []
+
+
+def _clip_of(row: dict) -> str:
+    """The file that a row is about: its picture, else its sound; "" for none."""
+    for column in ("path", "audio_path"):
+        if row.get(column) and os.path.basename(path := path_of(row, column)) != PLACEHOLDER:
+            return path
+    return ""
 
 
 def _yes(cell) -> bool:
@@ -139,7 +149,7 @@ class _List(Files):
         self.clips: dict[int, int] = {}
 
     def prepare(self, record, row):
-        clip = row.get("path") or row.get("audio_path")
+        clip = _clip_of(row)
         if clip and self.clips.setdefault(hash(record["video_path"]), hash(clip)) != hash(clip):
             raise RowError(f"id {rows.shown(record['video_path'])} is that of another clip too; VATT tells clips apart by id alone: give the rows different ids")
 

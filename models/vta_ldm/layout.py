@@ -5,7 +5,7 @@ import os
 
 from avtools import rows
 from avtools.errors import RowError, UsageError
-from avtools.exchange import Files, Item, Layout, json_items, split_of
+from avtools.exchange import Files, Item, Layout, caption_of, json_items, split_of, told_once
 from avtools.rows.keys import PLACEHOLDER, path_of
 
 KEYS = ("video_path", "feature_file", "audio_file", "description")
@@ -32,11 +32,11 @@ class VtaLdm(Layout):
             raise RowError("has no picture, which vta-ldm needs; leave it out: mkmeta filter --where \"path != 'placeholder.mp4'\"")
         if not row.get("audio_path"):
             raise RowError("has no audio_path, which vta-ldm trains on; run 'avtools extract-audio' first")
-        text = row.get("text") or row.get("audio_text") or ""
+        text = caption_of(row, "text", "audio_text")
         self.without_text += not text
         features = row.get("features_path")
         features = features if isinstance(features, str) and features.endswith(".pt") else path
-        return {}, dict(zip(KEYS, (path, features, path_of(row, "audio_path"), str(text)), strict=True))
+        return {}, dict(zip(KEYS, (path, features, path_of(row, "audio_path"), text), strict=True))
 
     def sink(self, folder, columns, format_):
         return _Lists(folder)
@@ -49,10 +49,15 @@ class VtaLdm(Layout):
                 raise UsageError(f"{source}: holds no .jsonl or .json")
         columns: dict[str, None] = {}
         for path in paths:
+            names: set[str] = set()
             for item, origin in json_items(path):
                 if not isinstance(item, dict):
                     raise UsageError(f"{origin}: not an object with video_path, audio_file, description")
-                columns.update(dict.fromkeys(self._cells(item)))
+                names.update(item)
+                columns.update(dict.fromkeys(self._cells(item, origin)))
+            if names and not names & OURS.keys():
+                raise UsageError(f"{rows.shown(path)}: names no {', '.join(KEYS)}; is it a list of VTA-LDM's?")
+        columns = columns or dict.fromkeys(("path", "audio_path", "text"))
         if len(paths) > 1:
             columns["split"] = None
         return list(columns), [self._items(path, len(paths) > 1) for path in paths]
@@ -60,16 +65,17 @@ class VtaLdm(Layout):
     def _items(self, path, several):
         split = {"split": os.path.splitext(os.path.basename(path))[0]} if several else {}
         for item, origin in json_items(path):
-            yield Item(item, {**split, **self._cells(item)}, origin)
+            yield Item(item, {**split, **self._cells(item, origin)}, origin)
 
     @staticmethod
-    def _cells(item: dict) -> dict:
-        cells = {}
+    def _cells(item: dict, origin: str) -> dict:
+        cells: dict = {}
         for key, value in item.items():
             if key == "feature_file" and not str(value).endswith(".pt"):  # the video itself
-                cells.setdefault("path", value)
-            elif value is not None or OURS.get(key, key) not in cells:
-                cells[OURS.get(key, key)] = value
+                key, value = "video_path", item.get("video_path") or value
+            column = OURS.get(key, key)
+            if value is not None or column not in cells:
+                told_once(cells, column, value, key, item, origin)
         return cells
 
     def notes(self):
@@ -85,3 +91,8 @@ class _Lists(Files):
 
     def write(self, record, row):
         self.file(f"{split_of(row)}.jsonl").write(json.dumps(record).encode() + b"\n")
+
+    def commit(self):
+        if not self.files:
+            self.file("train.jsonl")  # of a table without rows
+        super().commit()

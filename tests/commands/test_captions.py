@@ -161,3 +161,8 @@ def test_a_table_of_all_languages(avtools, english):
     assert "10 rows filtered: text in another language than en, de" in done.stderr
     done = avtools("mkmeta", "captions", "t.csv", "--language", "en", "--column", "audio_text")
     assert "1 rows filtered: audio_text in another language than en" in done.stderr and "+ 1 filtered +" in done.stderr
+
+
+def test_a_caption_column_that_turns_up_later(avtools):
+    done = avtools("mkmeta", "captions", "--drop-empty", "--clean", input='{"id": 1, "text": "a  b"}\n{"id": 2, "audio_text": "c  d"}\n{"id": 3}\n')
+    assert done.stdout == '{"id": 1, "text": "a b"}\n{"id": 2, "audio_text": "c d"}\n'

@@ -452,3 +452,17 @@ def test_no_clip_is_ever_called_another(seed, tmp_path):
             assert got["source"] == wanted and (got.get("text") or got["audio_text"]) == f"{wanted} {video} {start}", (row, got)
             found += 1
     assert found > 100
+
+
+def test_the_list_of_unmatched_is_not_mixed_into_the_table(avtools):
+    vggsound(avtools.folder, f"{A},30,dog,train")
+    done = avtools("mkmeta", "join", "vggsound", "--data-root", ".", "--unmatched", "-", input=f"id\n{A}\nx\n", status=2)
+    assert done.stdout == "" and "--unmatched needs a file" in done.stderr
+
+
+def test_a_row_that_the_list_of_unmatched_cannot_hold(avtools):
+    vggsound(avtools.folder, f"{A},30,dog,train")
+    line, text = ["mkmeta", "join", "vggsound", "--data-root", ".", "--unmatched"], '{"id": "x"}\n{"id": "y", "late": 1}\n'
+    assert "<stdin>:2: --unmatched u.csv: column late" in (done := avtools(*line, "u.csv", input=text, status=1)).stderr and "call it .jsonl" in done.stderr
+    avtools(*line, "u.jsonl", input=text)
+    assert [json.loads(row)["key"] for row in (avtools.folder / "u.jsonl").read_text().splitlines()] == ["x", "y", f"{A}_000030"]

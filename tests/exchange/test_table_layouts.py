@@ -148,6 +148,47 @@ class TestAnyLayout:
         avtools("mkmeta", "import", layout, "out", "-o", "back.csv", "-q", text=False)
         assert (tmp_path / "back.csv").read_bytes() == (tmp_path / "t.csv").read_bytes()
 
+    def test_a_table_without_rows_comes_back(self, avtools, layout, tmp_path):
+        written(tmp_path / "t.csv", [], list(ROWS[0]))
+        avtools("mkmeta", "export", layout, "t.csv", "-d", "out", "-q")
+        avtools("mkmeta", "import", layout, "out", "-o", "back.csv")
+        assert (tmp_path / "back.csv").read_bytes() == (tmp_path / "t.csv").read_bytes()
+
+    @pytest.mark.parametrize("cells", [{"text": ["a", "b"]}, {"path": ["a.mp4"]}, {"path": 5}])
+    def test_a_nested_cell_is_neither_caption_nor_path(self, avtools, layout, tmp_path, cells):
+        if layout == "javisdit" and "text" in cells:
+            return  # its tables hold any cell
+        row = {"id": "a", "path": "a.mp4", "audio_path": "a.wav", "text": "x"}
+        (tmp_path / "t.jsonl").write_text(json.dumps({**row, **cells}) + "\n" + json.dumps({**row, "id": "b", "path": "b.mp4"}) + "\n")
+        done = avtools("mkmeta", "export", layout, "t.jsonl", "-d", "out", status=1)
+        assert f"t.jsonl:1: column {next(iter(cells))}" in done.stderr and "1 done + 0 filtered + 1 bad" in done.stderr
+        assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == ["b"]
+
+    def test_options_of_other_layouts_are_refused(self, avtools, layout, tmp_path):
+        written(tmp_path / "t.csv", [clip("a")])
+        assert f"{layout} knows no --form" in avtools("mkmeta", "export", layout, "t.csv", "-d", "out", "--form", "code", status=2).stderr
+        avtools("mkmeta", "export", layout, "t.csv", "-d", "out", "-q")
+        assert f"{layout} knows no --fps" in avtools("mkmeta", "import", layout, "out", "--fps", "8", status=2).stderr
+        if layout != "vatt":
+            assert f"{layout} knows no --media-root" in avtools("mkmeta", "import", layout, "out", "--media-root", "clips", status=2).stderr
+
+    def test_lists_that_go_are_named(self, avtools, layout, tmp_path):
+        for split in ("train", "test"):
+            written(tmp_path / "t.csv", [clip("a", split)])
+            done = avtools("mkmeta", "export", layout, "t.csv", "-d", "out")
+        gone = {"javisdit": "train.csv", "vta-ldm": "train.jsonl"}.get(layout)
+        assert ("of an earlier export, not of this table, were removed" in done.stderr) == bool(gone) and (gone or "") in done.stderr
+
+    @pytest.mark.parametrize("line", [0, 1, 2])
+    def test_a_damaged_record_of_ours_is_named(self, avtools, layout, tmp_path, line):
+        written(tmp_path / "t.csv", ROWS)
+        avtools("mkmeta", "export", layout, "t.csv", "-d", "out", "-q")
+        path = tmp_path / f"out/.avtools/rows-{layout}.jsonl"
+        lines = path.read_bytes().splitlines(True)
+        path.write_bytes(b"".join(lines[:line]) + lines[line][:60])
+        done = avtools("mkmeta", "import", layout, "out", status=2)
+        assert path.name in done.stderr and "remove it" in done.stderr and len(done.stderr.splitlines()) == 1
+
 
 class TestJavisDiT:
     def test_its_columns(self, avtools, tmp_path):
@@ -199,6 +240,36 @@ class TestJavisDiT:
         done = avtools("mkmeta", "export", "javisdit", "t.jsonl", "-d", "out", status=1)
         assert "t.jsonl:2" in done.stderr and "mood" in done.stderr and len(done.stdout.splitlines()) == 1 and len(read(tmp_path / "out/train.csv")) == 1
 
+    @pytest.mark.parametrize("text", ["nul \0", "half \ud800"])
+    def test_what_csv_cannot_hold_is_in_neither_table(self, avtools, tmp_path, text):
+        (tmp_path / "t.jsonl").write_text("".join(json.dumps({"path": f"{i}.mp4", "text": one}) + "\n" for i, one in enumerate(("a", text, "b"))))
+        done = avtools("mkmeta", "export", "javisdit", "t.jsonl", "-d", "out", status=1)
+        assert "t.jsonl:2" in done.stderr and "2 done + 0 filtered + 1 bad" in done.stderr
+        assert [json.loads(line)["text"] for line in done.stdout.splitlines()] == ["a", "b"] == [row["text"] for row in read(tmp_path / "out/train.csv")]
+
+    def test_two_names_of_one_column(self, avtools, tmp_path):
+        (tmp_path / "x.csv").write_text("path,audio_length_s,audio_duration\na.mp4,1.5,2.5\n")
+        avtools("mkmeta", "import", "javisdit", "x.csv", "-o", "t.csv", "-q")
+        assert (tmp_path / "t.csv").read_text() == (tmp_path / "x.csv").read_text()
+        avtools("mkmeta", "export", "javisdit", "t.csv", "-d", "out", "-q")
+        assert (tmp_path / "out/train.csv").read_text() == "path,audio_length_s\na.mp4,2.5\n"
+        (tmp_path / "t.csv").write_text("path,audio_duration,audio_length_s\na.mp4,,1.5\n")
+        avtools("mkmeta", "export", "javisdit", "t.csv", "-d", "out", "-q")
+        assert (tmp_path / "out/train.csv").read_text() == "path,audio_length_s\na.mp4,1.5\n"
+
+    def test_a_list_without_its_split_in_the_cells(self, avtools, tmp_path):
+        (tmp_path / "in").mkdir()
+        for name in ("train", "test"):
+            (tmp_path / f"in/{name}.csv").write_text(f"path,split\n{name}.mp4,\n")
+        avtools("mkmeta", "import", "javisdit", "in", "-o", "t.csv", "-q")
+        avtools("mkmeta", "export", "javisdit", "t.csv", "-d", "out", "-q")
+        assert [row["path"] for name in ("train", "test") for row in read(tmp_path / f"out/{name}.csv")] == ["train.mp4", "test.mp4"]
+
+    def test_other_tables_are_refused(self, avtools, tmp_path):
+        (tmp_path / "x.csv").write_text("name,size\na,1\n")
+        done = avtools("mkmeta", "import", "javisdit", "x.csv", status=2)
+        assert "x.csv" in done.stderr and "path" in done.stderr and done.stdout == ""
+
 
 class TestVtaLdm:
     def test_its_lines(self, avtools, tmp_path):
@@ -236,6 +307,15 @@ class TestVtaLdm:
         (tmp_path / "x.json").write_text(json.dumps(items, indent=2))
         back = avtools("mkmeta", "import", "vta-ldm", "x.json", "--to", "jsonl", "-q").stdout
         assert [json.loads(line)["n"] for line in back.splitlines()] == list(range(3000))
+
+    def test_two_names_that_say_different_things(self, avtools, tmp_path):
+        (tmp_path / "x.jsonl").write_text('{"video_path": "a.mp4", "path": "a.mp4"}\n{"video_path": "a.mp4", "path": "b.mp4"}\n')
+        done = avtools("mkmeta", "import", "vta-ldm", "x.jsonl", status=2)
+        assert "x.jsonl:2" in done.stderr and "video_path" in done.stderr and "'path'" in done.stderr
+
+    def test_other_lists_are_refused(self, avtools, tmp_path):
+        (tmp_path / "x.jsonl").write_text('{"name": "a"}\n')
+        assert "x.jsonl: names no video_path" in avtools("mkmeta", "import", "vta-ldm", "x.jsonl", status=2).stderr
 
 
 class TestVatt:
@@ -276,3 +356,23 @@ class TestVatt:
         assert "1 ids have no video below --media-root" in done.stderr
         (tmp_path / "clips/x/b.mp4").write_bytes(b"")
         assert "same id" in avtools("mkmeta", "import", "vatt", "list.json", "--media-root", "clips", status=2).stderr
+
+    def test_sounds_of_one_id_are_not_mixed(self, avtools, tmp_path):
+        written(tmp_path / "t.csv", [clip("a", path="placeholder.mp4"), clip("a", path="placeholder.mp4", audio_path="other/a.wav")])
+        assert "t.csv:4: id a is that of another clip" in avtools("mkmeta", "export", "vatt", "t.csv", "-d", "out", status=1).stderr
+
+    def test_keys_that_say_something_else_than_the_item(self, avtools, tmp_path):
+        (tmp_path / "x.json").write_text('[{"video_path": "a", "output": "rain", "audio_text": "hail"}]')
+        done = avtools("mkmeta", "import", "vatt", "x.json", status=2)
+        assert "x.json: item 1" in done.stderr and "output" in done.stderr and "audio_text" in done.stderr
+
+    def test_a_list_that_was_cut_off_to_nothing(self, avtools, tmp_path):
+        (tmp_path / "v2a_instruction.json").write_text("")
+        assert "v2a_instruction.json: is empty" in avtools("mkmeta", "import", "vatt", "v2a_instruction.json", status=2).stderr
+
+    def test_help_names_its_file(self, avtools):
+        assert "DIR/v2a_instruction.json" in avtools("mkmeta", "export", "--help").stdout
+
+    def test_the_placeholder_is_no_caption(self, avtools, tmp_path):
+        written(tmp_path / "t.csv", [{"path": "placeholder.mp4", "audio_path": "a.wav", "id": "a", "text": "placeholder", "audio_text": ""}])
+        assert "has no caption" in avtools("mkmeta", "export", "vatt", "t.csv", "-d", "out", status=1).stderr

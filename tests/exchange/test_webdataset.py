@@ -369,3 +369,15 @@ def test_wrong_sources(avtools, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "no .tar" in avtools("mkmeta", "import", "webdataset", "empty", "-d", "u", status=2).stderr
     assert "give -d DIR" in avtools("mkmeta", "import", "webdataset", "empty", status=2).stderr
+
+
+def test_the_placeholder_is_no_caption(avtools):
+    """Rows of JavisDiT's own tables: the text beside placeholder.mp4 says nothing; their caption is that of the sound."""
+    (avtools.folder / "a.wav").write_bytes(b"RIFF")
+    (avtools.folder / "t.csv").write_text("path,audio_path,id,text,audio_text\nplaceholder.mp4,a.wav,a,placeholder,rain\n")
+    avtools("mkmeta", "export", "webdataset", "t.csv", "-d", "w", "-q")
+    with tarfile.open(avtools.folder / "w/train-000000.tar") as tar:
+        assert tar.extractfile("a.txt").read() == b"rain"
+    (avtools.folder / "w/.avtools/rows-webdataset.jsonl").unlink()
+    done = avtools("mkmeta", "import", "webdataset", "w", "-d", "u")
+    assert done.stdout.splitlines()[1] == "placeholder.mp4,u/a.wav,a,placeholder,rain" and "differ" not in done.stderr
