@@ -23,7 +23,7 @@ from avtools.errors import FatalError, UsageError
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".json")
 OWN_FILES = ("config.json", "model.safetensors", "ema.safetensors")  # our own checkpoint folder
-BESIDE = ("codec.safetensors", "clip.safetensors")  # frozen parts that may lie in it; no pattern, which would fetch whole repositories
+BESIDE = ("codec.safetensors", "clip.safetensors", "sound.safetensors")  # frozen parts that may lie in it; no pattern, which would fetch whole repositories
 MAIN = "main"  # what the part '' is called where it needs a name
 DEPTH = 16  # of nested mappings in a checkpoint; a pickle may hold one that contains itself
 
@@ -40,7 +40,7 @@ class Part:
 
     name: str  # for --weights NAME=...; '' is the main part
     what: str  # "the diffusion model and CLIP's vision tower"
-    source: str  # hf:OWNER/NAME[@REVISION]
+    source: str  # hf:OWNER/NAME[@REVISION]; else a page from which people get it by hand, or ""
     files: tuple[str, ...]  # patterns of the files wanted, each of which matches at least one; none: all files
     size: int  # bytes, about
     licence: str
@@ -106,13 +106,17 @@ def locate(source: str | None, part: Part, system: str = "SYSTEM") -> pathlib.Pa
     """
     name = part.name or MAIN
     prefix = f"{part.name}=" if part.name else ""
+    on_hub = part.source.startswith("hf:")
+    if not on_hub and source in (None, part.source):
+        where = f" from {part.source}" if part.source else ""
+        raise FatalError(f"no weights of {_described(part)} (part '{name}', {_size(part.size)}, {part.licence}): get them by hand{where}, and give --weights {prefix}FILE|DIR")
     if source is not None and not source.startswith("hf:"):
         if not os.path.exists(source):
             raise FatalError(f"{source}: no such file or folder, wanted for {_described(part)}; give --weights {prefix}FILE|DIR|hf:OWNER/NAME")
         return pathlib.Path(source)
     repository, revision = _hub_name(source or part.source)
     at = f"{repository}{f'@{revision}' if revision else ''}"
-    own = source is None or _hub_name(part.source)[0] == repository
+    own = source is None or on_hub and _hub_name(part.source)[0] == repository
     patterns = part.files if own else (*part.files, *OWN_FILES, *BESIDE)
     try:
         from huggingface_hub import constants

@@ -70,11 +70,12 @@ def work(system, weights, given: dict, *, samples: int = 1, batch_size: int | No
         "picture": picture,
         "mux": mux,
         "samples": samples,
+        "per_sample": system.clip_per_sample,
         "seed": seed,
         "key": key,
     }
     size = batch_size or configured_batch(system.config) or BATCH_SIZE
-    columns = ["generated_audio_path"] * sound + ["generated_path"] * (picture or mux) + ["group"] * (samples > 1)
+    columns = ["generated_audio_path"] * sound + ["generated_path"] * (picture or mux) + [*system.sets] + ["group"] * (samples > 1)
     records = None
     if row is not None:
         records = lambda stdin: (list(row), "csv", [Record(row, "options")])  # noqa: E731
@@ -119,7 +120,7 @@ def _load(system, weights, precision: str, options: dict):
     def generate(items: list[dict]) -> list[dict]:
         with torch.inference_mode():
             made = system.generate([item["condition"] for item in items], [item["seed"] for item in items], options)
-        return [{**result, "index": item["index"]} for item, result in zip(items, made, strict=True)]
+        return [{**result, "index": item["index"], "cells": item["cells"]} for item, result in zip(items, made, strict=True)]
 
     return generate
 
@@ -168,7 +169,8 @@ def wants(row: dict, options: dict) -> list[Want]:
     found = []
     for k in range(options["samples"]):
         at = own + f"_{k}" * (options["samples"] > 1)
-        detail = "\0".join([f"{k} {key}", *(f"{name}={cell}" for name, cell in cells.items())])
+        which = f"{k} of {options['samples']}" if options["per_sample"] else str(k)
+        detail = "\0".join([f"{which} {key}", *(f"{name}={cell}" for name, cell in cells.items())])
         if options["sound"]:
             found.append(Want(f"sound {k}", files, (".wav",), relpath=at, detail=detail))
         if options["picture"]:
@@ -191,9 +193,15 @@ def item(row: dict, maker, options: dict) -> Items:
     missing = [k for k in range(options["samples"]) if not all(maker.reusable(f"{kind} {k}") for kind in kinds)]
     if not missing:
         return Items([])
-    condition = options["condition"](row, options["plain"])
+    condition, plain, per_sample = options["condition"], options["plain"], options["per_sample"]
     key = sample_key(row, options["key"])
-    return Items([{"condition": condition, "seed": sample_seed(options["seed"], key, k), "index": k} for k in missing])
+    items, same = [], None if per_sample else condition(row, plain)
+    for k in missing:
+        found = condition(row, {**plain, "sample": k, "samples": options["samples"]}) if per_sample else same
+        cells = found.get("cells", {})
+        found = {name: value for name, value in found.items() if name != "cells"}
+        items.append({"condition": found, "cells": cells, "seed": sample_seed(options["seed"], key, k), "index": k})
+    return Items(items)
 
 
 def finish(row: dict, results: list[dict], maker, options: dict):
@@ -209,11 +217,16 @@ def _write(k: int, row: dict, result: dict | None, maker, options: dict) -> dict
     cells = {}
     if result is not None:
         _check(result, options)
+
+    def made(name: str, column: str, build) -> None:
+        one = maker.make(name, build, lambda path: result["cells"])  # the journal keeps them with the file
+        cells.update({column: one.path, **one.columns})
+
     if options["sound"]:
-        cells["generated_audio_path"] = maker.make(f"sound {k}", lambda out, suffix: _write_sound(out, suffix, result), _nothing).path
+        made(f"sound {k}", "generated_audio_path", lambda out, suffix: _write_sound(out, suffix, result))
     if options["picture"]:
         sound = cells["generated_audio_path"] if options["mux"] else None
-        cells["generated_path"] = maker.make(f"picture {k}", lambda out, suffix: _write_picture(out, suffix, result, sound), _nothing).path
+        made(f"picture {k}", "generated_path", lambda out, suffix: _write_picture(out, suffix, result, sound))
     elif options["mux"]:
         sound = cells["generated_audio_path"]
         build = lambda out, suffix: video.mux(picture_of(row), sound, out, suffix, trim=True)  # noqa: E731

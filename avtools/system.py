@@ -22,6 +22,8 @@ class System:
     makes: ClassVar[tuple[str, ...]] = ("sound",)  # of "sound" and "picture": what sampling writes
     needs: ClassVar[tuple[str, ...]] = ("path",)  # columns of which a sampled row has at least one
     reads: tuple[str, ...] = ()  # the columns on which a sampled row's outputs depend; none: `needs`
+    sets: ClassVar[tuple[str, ...]] = ()  # columns that sampling sets beside those of its files: the condition's "cells"
+    clip_per_sample: ClassVar[bool] = False  # sample k of several has its own condition: options then hold `sample` and `samples`
     encodes: tuple[str, ...] = ()  # the columns on which a row's features depend; none: `reads`
     Config: ClassVar[type]  # a dataclass; its field `train` is an avtools.training.config.Train
     presets: ClassVar[dict[str, dict]] = {}  # nested overrides of Config's defaults
@@ -128,7 +130,10 @@ class System:
 
     @staticmethod
     def condition(row: dict, options: dict) -> dict:
-        """In a worker: the arrays that generating for this row needs; RowError where the row is bad."""
+        """In a worker: the arrays that generating for this row needs; RowError where the row is bad.
+
+        "cells", where it is there, is no array but the cells of :attr:`sets` for this sample.
+        """
         raise NotImplementedError
 
     def generate(self, items: list[dict], seeds: list[int], options: dict) -> list[dict]:

@@ -23,13 +23,17 @@ def command(shared, system, parts):
     """
     import os
 
+    from avtools import hub
     from avtools.models import registry
     from avtools.stream import Work, as_it_is
 
     if shared.quiet:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    wanted = _wanted(system, registry.system(system).parts, parts)
-    return Work(as_it_is, records=lambda stdin: (list(COLUMNS), "csv", _fetched(system, wanted)), inline=True)
+    known = registry.system(system).parts
+    wanted = _wanted(system, known, parts)
+    by_hand = [part for part in known if part.source and not part.source.startswith("hf:")]
+    lines = [f"{part.name or hub.MAIN}: is not on the hub; get it by hand from {part.source}" for part in by_hand]
+    return Work(as_it_is, records=lambda stdin: (list(COLUMNS), "csv", _fetched(system, wanted)), inline=True, report=lambda: lines)
 
 
 def _wanted(system: str, known, names: tuple[str, ...]) -> list:

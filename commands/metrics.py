@@ -2,7 +2,7 @@
 
 from avtools.cli import row_command
 
-COLUMNS = ("metric", "title", "direction", "chance", "needs", "columns", "settings", "protocols", "source", "requires", "released_run")
+COLUMNS = ("metric", "title", "direction", "chance", "needs", "columns", "settings", "protocols", "source", "requires", "parts", "released_run")
 
 
 @row_command(inputs=False)
@@ -21,6 +21,7 @@ def command(shared):
     protocols     papers' choices for --protocol
     source        where it is defined
     requires      packages beyond the base install
+    parts         networks whose weights it needs (--weights PART=...): part, source, size, licence
     released_run  of a metric with a network: whether its released weights themselves were ever run here
 
     \b
@@ -53,5 +54,6 @@ def describe(row: dict, options: dict) -> dict:
         "protocols": list(metric.protocols),
         "source": metric.source,
         "requires": [package for _, package in metric.requires],
+        "parts": [{"part": part.name, "source": part.source, "size": part.size, "licence": part.licence} for part in metric.parts],
         "released_run": metric.released_run,
     }

@@ -15,7 +15,7 @@ def metrics(ctx, param, incomplete):
 
 @row_command()
 @click.argument("metric", metavar="METRIC[,METRIC...]", shell_complete=metrics)
-@click.option("--protocol", metavar="NAME", help="A paper's choices instead of the standard definition: javisbench.")
+@click.option("--protocol", metavar="NAME", help="A paper's choices instead of the standard definition: asva, javisbench.")
 @click.option("--summary", metavar="FILE", type=Files("json"), help="Write the set's results and all that they depend on to FILE as JSON.")
 @click.option("--canary", is_flag=True, help="Judge silence, noise, other rows' sounds and a shift of 0.4 s too, and say which metric cannot tell them from the true pairs.")
 @click.option("--exchange", metavar="COLUMN[,COLUMN...]", help="A control: judge each row with the sound of another row that has the same cells in these columns ('' for any row).")
@@ -24,7 +24,7 @@ def metrics(ctx, param, incomplete):
 @click.option("--reference-video-column", metavar="COLUMN", help="The true picture (default: path).")
 @click.option("--reference-audio-column", metavar="COLUMN", help="The true sound (default: audio_path, else the true picture's own).")
 @click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="Change a setting of a metric, such as onset-f1.tolerance=0.1 (repeatable).")
-@click.option("--weights", metavar="[METRIC=]SOURCE", multiple=True, help="Weights of a metric's network: a file, a folder, or hf:OWNER/NAME[@REVISION] (repeatable).")
+@click.option("--weights", metavar="[NAME=]SOURCE", multiple=True, help="Weights of a metric's network, by the metric's name or the network's ('avtools metrics' has both): a file, a folder, or hf:OWNER/NAME[@REVISION] (repeatable).")
 @click.option("--seed", type=int, metavar="N", default=0, show_default=True, help="Of the controls' noise and exchanged sounds.")
 def command(shared, metric, protocol, summary, canary, exchange, video_column, audio_column, reference_video_column, reference_audio_column, sets, weights, seed):
     """Judge each row's picture and sound by METRIC ('avtools metrics' lists them).
@@ -53,7 +53,7 @@ def command(shared, metric, protocol, summary, canary, exchange, video_column, a
     for one in classes:
         check_installed(one)
     given = Weights.parse(weights)
-    given.check(one.name for one in classes if one.network)
+    given.check(dict.fromkeys(name for one in classes if one.network for name in (one.name, *(part.name for part in one.parts))))
     columns = {"video": video_column, "audio": audio_column, "reference_video": reference_video_column, "reference_audio": reference_audio_column}
     within = None if exchange is None else tuple(name.strip() for name in exchange.split(",") if name.strip())
     return scoring.work(

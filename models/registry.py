@@ -7,7 +7,11 @@ import json
 
 from avtools.errors import UsageError
 
-SYSTEMS: dict[str, str] = {"vta-ldm": "avtools.models.vta_ldm.system:VtaLdm"}
+SYSTEMS: dict[str, str] = {
+    "avsync": "avtools.models.avsync.system:AvSync",
+    "avsyncd": "avtools.models.avsyncd.system:AvSyncD",
+    "vta-ldm": "avtools.models.vta_ldm.system:VtaLdm",
+}
 LAYOUTS: dict[str, str] = {
     "javisdit": "avtools.models.javisdit.layout:JavisDiT",
     "vta-ldm": "avtools.models.vta_ldm.layout:VtaLdm",
@@ -17,7 +21,16 @@ LAYOUTS: dict[str, str] = {
     "webdataset": "avtools.exchange.webdataset:WebDataset",
     "hf-datasets": "avtools.exchange.hf_datasets:HfDatasets",
 }  # how their data sets lie on disk (avtools.exchange)
-METRICS: dict[str, str] = {}  # those that need a network; the plain ones are avtools.metrics.PLAIN
+METRICS: dict[str, str] = {
+    "alignsync": "avtools.models.avsync.metrics:AlignSync",
+    "avsync": "avtools.models.avsync.metrics:AvSyncScore",
+    "fid": "avtools.models.inception.metrics:Fid",
+    "fvd": "avtools.models.i3d.metrics:Fvd",
+    "ia": "avtools.models.parts.imagebind.metrics:ImageAudio",
+    "it": "avtools.models.parts.imagebind.metrics:ImageText",
+    "relsync": "avtools.models.avsync.metrics:RelSync",
+    "sync-accuracy": "avtools.models.avsync.metrics:SyncAccuracy",
+}  # those that need a network; the plain ones are avtools.metrics.PLAIN
 
 
 def system(name: str):

@@ -52,6 +52,7 @@ class Metric:
     requires: ClassVar[tuple[tuple[str, str], ...]] = ()  # (module, package of pip)
     resampler: ClassVar[str | None] = None
     network: ClassVar[bool] = False
+    parts: ClassVar[tuple] = ()  # the networks' weights (avtools.hub.Part), which several metrics may share
     released_run: ClassVar[bool | None] = None  # whether the real released weights were ever run; None: has none
 
     def __init__(self, **settings):

@@ -1,4 +1,4 @@
-"""Frozen encoders of transformers: a list of pictures per clip, or texts -> features."""
+"""Frozen encoders of transformers, and ImageBind's: a list of pictures per clip, or texts -> features."""
 
 import json
 import pathlib
@@ -83,20 +83,7 @@ class VivitEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, frames: list[torch.Tensor]) -> list[torch.Tensor]:
-        windows, places = [], []
-        for clip, pictures in enumerate(frames):
-            filled = torch.cat([pictures, pictures[-1:].expand(max(0, self.count - len(pictures)), -1, -1, -1)])
-            for begin in range(0, len(pictures), self.count):
-                begin = max(0, min(begin, len(filled) - self.count))
-                windows.append(filled[begin : begin + self.count])
-                places.append((clip, begin))
-        features = [pictures.new_zeros(len(pictures), self.dim, dtype=self.model.layernorm.weight.dtype) for pictures in frames]
-        for at in range(0, len(windows), WINDOWS):
-            made = self._windows(torch.stack(windows[at : at + WINDOWS]))
-            for (clip, begin), one in zip(places[at : at + WINDOWS], made, strict=True):
-                room = features[clip][begin : begin + self.count]
-                room.copy_(one[: len(room)])
-        return features
+        return in_windows(frames, self.count, self._windows)
 
     def _windows(self, pictures: torch.Tensor) -> torch.Tensor:
         """(W, count, 3, S, S) -> (W, count, D)."""
@@ -104,6 +91,90 @@ class VivitEncoder(nn.Module):
         tokens = self.model(pixel_values=pictures).last_hidden_state[:, 1:]
         tubelets = tokens.unflatten(1, (self.count // self.depth, -1)).mean(2)
         return tubelets.repeat_interleave(self.depth, 1)
+
+
+def in_windows(frames: list[torch.Tensor], count: int, encode) -> list[torch.Tensor]:
+    """Features (T, D) of clips (T, 3, S, S), whose windows of `count` pictures `encode` knows: (W, count, 3, S, S) -> (W, count, D).
+
+    The last window ends with the clip; a clip shorter than one is filled up with its last picture.
+    """
+    windows, places, features = [], [], [None] * len(frames)
+    for clip, pictures in enumerate(frames):
+        filled = torch.cat([pictures, pictures[-1:].expand(max(0, count - len(pictures)), -1, -1, -1)])
+        for begin in range(0, len(pictures), count):
+            begin = max(0, min(begin, len(filled) - count))
+            windows.append(filled[begin : begin + count])
+            places.append((clip, begin))
+    for at in range(0, len(windows), WINDOWS):
+        made = encode(torch.stack(windows[at : at + WINDOWS]))
+        for (clip, begin), one in zip(places[at : at + WINDOWS], made, strict=True):
+            if features[clip] is None:
+                features[clip] = one.new_zeros(len(frames[clip]), one.shape[-1])
+            room = features[clip][begin : begin + count]
+            room.copy_(one[: len(room)])
+    return features
+
+
+class ImageBindEncoder(nn.Module):
+    """ImageBind's joint embedding of each picture (T, 3, 224, 224) within [0, 1] -> (T, D); not of unit length."""
+
+    def __init__(self, tower):
+        from avtools.models.parts.imagebind.model import PICTURE
+
+        super().__init__()
+        self.model, self.dim, self.size = tower, tower.size.out_dim, PICTURE
+
+    @torch.no_grad()
+    def forward(self, frames: list[torch.Tensor]) -> list[torch.Tensor]:
+        from avtools.models.parts.frames import clip_normalise
+
+        weight = next(self.model.parameters())
+        found = [self.model.embed(clip_normalise(pictures.to(weight))) for pictures in torch.cat(frames).split(PICTURES)]
+        return list(torch.cat(found).split([len(one) for one in frames]))
+
+
+class LanguageBindEncoder(nn.Module):
+    """LanguageBind's picture or video tower (Zhu et al. 2024, arXiv 2310.01852): (T, 3, S, S) within [0, 1] -> (T, D).
+
+    CLIP's picture tower, before each of whose layers every token attends to those of its place in the window's other
+    pictures (`count`: `num_frames`; None: a tower of single pictures).  Projected, not of unit length; the mean over a
+    window is the published video embedding.
+    """
+
+    def __init__(self, config: dict, count: int | None):
+        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+        from transformers.models.clip.modeling_clip import CLIPAttention
+
+        super().__init__()
+        self.model, self.count = CLIPVisionModelWithProjection(CLIPVisionConfig(**config)), count
+        found = self.model.config
+        self.dim, self.size = found.projection_dim, found.image_size
+        for layer in self.model.vision_model.encoder.layers if count else ():
+            layer.temporal_embedding = nn.Parameter(torch.randn(1, count, found.hidden_size) * found.hidden_size**-0.5)
+            layer.temporal_attn = CLIPAttention(found)
+            layer.temporal_layer_norm1 = nn.LayerNorm(found.hidden_size, eps=found.layer_norm_eps)
+            layer.register_forward_pre_hook(self._over_time)
+
+    def _over_time(self, layer, inputs):
+        """(W count, N, D) -> the same, attended over time."""
+        hidden, *others = inputs
+        places = hidden.unflatten(0, (-1, self.count)).transpose(1, 2)
+        if self.count > 1:
+            places = places + layer.temporal_embedding
+        attended, _ = layer.temporal_attn(layer.temporal_layer_norm1(places).flatten(0, 1), None)
+        return (places + attended.view_as(places)).transpose(1, 2).flatten(0, 1), *others
+
+    @torch.no_grad()
+    def forward(self, frames: list[torch.Tensor]) -> list[torch.Tensor]:
+        if self.count:
+            return in_windows(frames, self.count, lambda windows: self._embeds(windows.flatten(0, 1)).unflatten(0, windows.shape[:2]))
+        found = [self._embeds(pictures) for pictures in torch.cat(frames).split(PICTURES)]
+        return list(torch.cat(found).split([len(one) for one in frames]))
+
+    def _embeds(self, pictures: torch.Tensor) -> torch.Tensor:
+        from avtools.models.parts.frames import clip_normalise
+
+        return self.model(pixel_values=clip_normalise(pictures.to(self.model.visual_projection.weight))).image_embeds
 
 
 class ClipText(nn.Module):
@@ -165,6 +236,31 @@ def text_from(folder: pathlib.Path) -> ClipText:
         raise FatalError(f"{folder}: its tokenizer cannot be read ({' '.join(str(error).split())[:100]}); get the folder anew") from None
     config = {**_fields(settings, "text_config", TEXT_FIELDS), "projection_dim": tensors["text_projection.weight"].shape[0]}
     encoder = ClipText(config, tokenizer)
+    hub.load_strict(encoder.model, tensors, file, ignore=(r"position_ids$",))
+    return encoder
+
+
+def imagebind_from(path: pathlib.Path) -> ImageBindEncoder:
+    """ImageBind's picture tower: imagebind_huge.pth, the same in safetensors, or a folder with either."""
+    from avtools.models.parts.imagebind import checkpoint
+
+    return ImageBindEncoder(checkpoint.load(path, ("vision",)).vision)
+
+
+def language_bind_from(folder: pathlib.Path) -> LanguageBindEncoder:
+    """LanguageBind's picture or video tower of a folder as published: CLIP's names, and `temporal_*` in each layer of a video's."""
+    file, settings = _found(folder)
+    tensors = {name: t for name, t in hub.tensors(file).items() if name.startswith(("vision_model.", "visual_projection."))}
+    if any(".lora_" in name for name in tensors):
+        raise FatalError(f"{file}: adapters beside the tower, not merged into it; give LanguageBind_Video_FT, or one that ends in _merge")
+    layer = "vision_model.encoder.layers.0."
+    try:
+        config = clip_config({name: tuple(t.shape) for name, t in tensors.items()})
+    except (KeyError, ValueError, ZeroDivisionError):
+        raise FatalError(f"{file}: has no picture tower as CLIP's (vision_model.*); give a LanguageBind_Video_FT or LanguageBind_Image") from None
+    times = tensors.get(layer + "temporal_embedding")
+    config = {"hidden_act": "gelu", **config, **_fields(settings, "vision_config", CLIP_FIELDS)}
+    encoder = LanguageBindEncoder(config, None if times is None else times.shape[1])
     hub.load_strict(encoder.model, tensors, file, ignore=(r"position_ids$",))
     return encoder
 

@@ -257,7 +257,7 @@ def _own_tensors(folder: pathlib.Path) -> tuple[dict, pathlib.Path]:
 # --- loading what a run needs ----------------------------------------------------------------------------------
 
 
-def load_for_sampling(system, path, weights: hub.Weights, main: hub.Part, codec: hub.Part, clip: hub.Part, vivit: hub.Part):
+def load_for_sampling(system, path, weights: hub.Weights, main: hub.Part, codec: hub.Part, encoders: dict[str, hub.Part]):
     """Load `system`'s denoiser, codec and text encoder from the checkpoint `path` and the other `weights`; give its
     picture encoder."""
     config, path = system.config, pathlib.Path(path)
@@ -277,14 +277,14 @@ def load_for_sampling(system, path, weights: hub.Weights, main: hub.Part, codec:
         else:
             load_codec(system.codec, weights, main, codec)
     if config.condition != "video":
-        system.text_encoder = text_encoder(config, weights, clip)
+        system.text_encoder = text_encoder(config, weights, encoders["clip"])
     if config.condition == "text":
         return None
     if config.encoder == "pixels":
         from avtools.models.parts.tiny.pixels import Pixels
 
         return Pixels(config.frame_size)
-    return _fitting(encoder, config) if encoder is not None else picture_encoder(config, weights, clip, vivit)
+    return _fitting(encoder, config) if encoder is not None else picture_encoder(config, weights, encoders)
 
 
 def _encoder_beside(config, path: pathlib.Path, released: bool):
@@ -317,15 +317,15 @@ def load_codec(codec, weights: hub.Weights, main: hub.Part, part: hub.Part) -> N
     return read_codec(codec, hub.locate(source, part, "vta-ldm"))
 
 
-def picture_encoder(config, weights: hub.Weights, clip: hub.Part, vivit: hub.Part):
+def picture_encoder(config, weights: hub.Weights, encoders: dict[str, hub.Part]):
     """The frozen picture encoder: the part of its name, or CLIP of the main weights, or what was fetched of either."""
     from avtools.models.parts import video_encoders
     from avtools.models.vta_ldm.system import MAIN
 
-    if config.encoder == "vivit":
-        path = hub.locate(weights.get("vivit"), named(vivit, config.encoder_model), "vta-ldm")
-        return _fitting(video_encoders.vivit_from(path), config)
-    part, source = named(clip, config.encoder_model), weights.get("clip")
+    part, source = named(encoders[config.encoder], config.encoder_model), weights.get(config.encoder)
+    if config.encoder != "clip":
+        made = {"vivit": video_encoders.vivit_from, "imagebind": video_encoders.imagebind_from, "languagebind": video_encoders.language_bind_from}
+        return _fitting(made[config.encoder](hub.locate(source, part, "vta-ldm")), config)
     if source is None and weights.get("") is not None:
         found = _clip_of(config, hub.locate(weights.get(""), MAIN, "vta-ldm"))
         if found is not None:
@@ -333,7 +333,7 @@ def picture_encoder(config, weights: hub.Weights, clip: hub.Part, vivit: hub.Par
     try:
         path = hub.locate(source, part, "vta-ldm")
     except FatalError:
-        if source is not None or part is not clip:
+        if source is not None or part is not encoders["clip"]:
             raise
         found = None
         with contextlib.suppress(FatalError):  # the same tower may be there with the main weights

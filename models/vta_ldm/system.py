@@ -8,6 +8,7 @@ import hashlib
 
 from avtools import hub
 from avtools.errors import MediaError, UsageError
+from avtools.models.parts.imagebind.checkpoint import PART as IMAGEBIND
 from avtools.models.vta_ldm import data
 from avtools.models.vta_ldm.config import PRESETS, Config
 from avtools.system import System
@@ -24,6 +25,8 @@ MAIN = hub.Part(
 )
 CLIP = hub.Part("clip", "CLIP ViT-L/14", "hf:openai/clip-vit-large-patch14", ("*.json", "model.safetensors", "merges.txt", "vocab.json"), 1_710_000_000, "MIT", optional=True)
 VIVIT = hub.Part("vivit", "ViViT-B/16x2", "hf:google/vivit-b-16x2-kinetics400", ("*.json", "pytorch_model.bin"), 356_000_000, "MIT", optional=True)
+LANGUAGEBIND = hub.Part("languagebind", "LanguageBind's video tower", "hf:LanguageBind/LanguageBind_Video_FT", ("config.json", "pytorch_model.bin"), 2_110_000_000, "MIT", optional=True)
+ENCODERS = {"clip": CLIP, "vivit": VIVIT, "imagebind": IMAGEBIND, "languagebind": LANGUAGEBIND}  # of pictures
 CODEC = hub.Part("codec", "AudioLDM's VAE and vocoder", "hf:ariesssxu/vta-ldm-clip4clip-v-large", ("pytorch_model.bin",), 443_000_000, "CC-BY-NC-SA-4.0 (non-commercial)", optional=True)
 
 
@@ -35,7 +38,7 @@ class VtaLdm(System):
     source = "Xu et al. 2024, arXiv 2407.07464; ours: time-aligned conditioning, real condition dropout"
     licence = MAIN.licence
     released_run = False
-    parts = (MAIN, CLIP, VIVIT, CODEC)
+    parts = (MAIN, *ENCODERS.values(), CODEC)
     makes = ("sound",)
     needs = (*data.VIDEO_COLUMNS, *data.TEXT_COLUMNS)
     Config = Config
@@ -45,7 +48,7 @@ class VtaLdm(System):
 
     def __init__(self, config: Config):
         super().__init__(config)
-        for name, known in {"time_conditioning": ("cross", "aligned", "both"), "condition": ("video", "text", "text+video"), "codec": ("audioldm", "mel-bands"), "encoder": ("clip", "vivit", "pixels"), "frame_fit": ("crop", "squash")}.items():
+        for name, known in {"time_conditioning": ("cross", "aligned", "both"), "condition": ("video", "text", "text+video"), "codec": ("audioldm", "mel-bands"), "encoder": (*ENCODERS, "pixels"), "frame_fit": ("crop", "squash")}.items():
             if getattr(config, name) not in known:
                 raise UsageError(f"{name} {getattr(config, name)!r}: {', '.join(known)}")
         if config.token_dim != config.unet["cross_attention_dim"]:
@@ -97,7 +100,7 @@ class VtaLdm(System):
 
                 self.encoder = Pixels(config.frame_size)
             else:
-                self.encoder = checkpoint.picture_encoder(config, weights, CLIP, VIVIT)
+                self.encoder = checkpoint.picture_encoder(config, weights, ENCODERS)
             if self.encoder.dim != config.feature_dim:
                 raise UsageError(f"feature_dim {config.feature_dim}: the encoder {config.encoder} gives {self.encoder.dim}")
         if config.condition != "video":
@@ -282,7 +285,7 @@ class VtaLdm(System):
         with torch.device("meta"):  # its weights come from the file; it has no computed buffers
             self.denoiser = self._denoiser()
         self.denoiser.to_empty(device="cpu")
-        self.encoder = checkpoint.load_for_sampling(self, path, weights, MAIN, CODEC, CLIP, VIVIT)
+        self.encoder = checkpoint.load_for_sampling(self, path, weights, MAIN, CODEC, ENCODERS)
         self._place(device, dtype)
         self.denoiser.to(device, dtype).eval().requires_grad_(False)
 
@@ -290,7 +293,7 @@ class VtaLdm(System):
     def convert(cls, weights: hub.Weights, folder: str) -> str:
         from avtools.models.vta_ldm import checkpoint
 
-        for part in ("clip", "vivit"):
+        for part in ENCODERS:
             if weights.get(part) is not None:
                 raise UsageError(f"--weights {part}=...: convert writes the picture tower that the checkpoint holds; leave that out")
         codec = None if weights.get("codec") is None else hub.locate(weights.get("codec"), CODEC, cls.name)
@@ -353,12 +356,13 @@ class VtaLdm(System):
         config, found = self.config, []
         wanted = [CODEC] if config.codec == "audioldm" else []
         if config.condition != "text" and config.encoder != "pixels":
-            wanted.append(checkpoint.named(VIVIT if config.encoder == "vivit" else CLIP, config.encoder_model))
+            wanted.append(checkpoint.named(ENCODERS[config.encoder], config.encoder_model))
         if config.condition != "video":
             wanted.append(checkpoint.named(CLIP, config.text_model))
         for part in wanted:
             given = weights.get(part.name)
-            if given is None and weights.get("") is not None:  # they lie beside the diffusion model
+            beside = part.name in (CLIP.name, CODEC.name) and weights.get("") is not None
+            if given is None and beside:
                 found.append(checkpoint.digest_of(hub.locate(weights.get(""), MAIN, self.name)))
             else:
                 found.append(hub.digest(hub.locate(given, part, self.name)))

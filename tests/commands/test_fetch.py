@@ -134,3 +134,10 @@ def test_system_that_cannot_be_imported(program, tmp_path):
 def test_completion_offers_systems(program):
     done = program(_AVTOOLS_COMPLETE="bash_complete", COMP_LINE="avtools fetch t", COMP_WORD="t")
     assert done.stdout == "plain,toy\n"
+
+
+def test_what_is_not_on_the_hub_is_named_with_its_page(avtools):
+    done = avtools("fetch", "avsync")
+    assert done.stdout.count("\n") == 1 and "by hand from https://" in done.stderr
+    done = avtools("fetch", "avsync", "--part", "main", status=3)
+    assert "get them by hand from https://" in done.stderr and "--weights FILE|DIR" in done.stderr and "hf:" not in done.stderr

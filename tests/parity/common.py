@@ -26,8 +26,9 @@ def folders(system: str) -> list:
 
 
 def key_lists(system: str) -> list:
-    """One pytest parameter for each list of full-size names and shapes."""
-    return [pytest.param(file, id=file.stem) for root in roots(system) for file in sorted(root.glob("full_keys*.json"))]
+    """One pytest parameter for each list of full-size names and shapes, of the system or beside a case."""
+    found = [file for root in roots(system) for pattern in ("full_keys*.json", "*/full_keys*.json") for file in sorted(root.glob(pattern))]
+    return [pytest.param(file, id=f"{'' if file.parent.name == system else file.parent.name + '-'}{file.stem}") for file in found]
 
 
 def kind_of(name: str, kinds: dict):
@@ -70,7 +71,7 @@ class Case:
     def tolerance(self, name: str) -> tuple[float, float]:
         """(atol, rtol) of an output: of the longest beginning of its name, else the case's; whole numbers are exact."""
         tolerance = self.facts["tolerance"]
-        per = tolerance.get("per_output", {})
+        per = tolerance.get("per_output") or self.facts.get("tolerance_per_output", {})
         found = [begin for begin in per if name.startswith(begin)]
         if found:
             tolerance = per[max(found, key=len)]

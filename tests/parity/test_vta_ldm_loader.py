@@ -170,7 +170,7 @@ def small_codec(monkeypatch):
 
 
 def test_parts_come_from_the_main_weights_or_from_their_own(tmp_path, small_codec):
-    from avtools.models.vta_ldm.system import CLIP, CODEC, MAIN, VIVIT
+    from avtools.models.vta_ldm.system import CODEC, ENCODERS, MAIN
 
     clip, other, codec = ClipEncoder(TOWER), ClipEncoder(TOWER), small_codec()
     torch.save(released(small(), clip), tmp_path / checkpoint.DIFFUSION)
@@ -179,7 +179,7 @@ def test_parts_come_from_the_main_weights_or_from_their_own(tmp_path, small_code
     config = Config(frame_size=16)
     main, own = hub.Weights.parse([str(tmp_path)]), hub.Weights.parse([str(tmp_path), f"clip={tmp_path}/clip-alone.safetensors"])
     for weights, wanted in ((main, clip), (own, other)):
-        assert checkpoint.digest_of_module(checkpoint.picture_encoder(config, weights, CLIP, VIVIT)) == checkpoint.digest_of_module(wanted)
+        assert checkpoint.digest_of_module(checkpoint.picture_encoder(config, weights, ENCODERS)) == checkpoint.digest_of_module(wanted)
     for weights in (main, hub.Weights.parse([f"codec={tmp_path}/codec.safetensors"])):
         found = small_codec()
         checkpoint.load_codec(found, weights, MAIN, CODEC)
@@ -201,7 +201,7 @@ def test_our_own_checkpoints_load_their_moving_average(tmp_path, small_codec):
         denoiser, codec, text_encoder = small(), None, None
 
     assert Asked.config.sampling.steps == 3 and Asked.config.unet == UNET
-    assert checkpoint.load_for_sampling(Asked, tmp_path / "run", hub.Weights(), None, None, None, None).dim == 64
+    assert checkpoint.load_for_sampling(Asked, tmp_path / "run", hub.Weights(), None, None, {}).dim == 64
     assert Asked.denoiser.projection.bias[0] == 3.0
     (folder / "config.json").write_text(json.dumps({"system": "vta-ldm", "config": {"no_such": 1}}))
     fails("no_such", checkpoint.config_of, folder)
@@ -222,13 +222,13 @@ def test_converted_is_complete_and_the_same(tmp_path, monkeypatch, small_codec):
         config = checkpoint.config_of(out, sets=[f"frame_size={TOWER['image_size']}"])
         denoiser, codec, text_encoder = small(), small_codec(), None
 
-    found = [checkpoint.load_for_sampling(Asked, path, hub.Weights(), None, None, None, None) for path in (source, out)]
+    found = [checkpoint.load_for_sampling(Asked, path, hub.Weights(), None, None, {}) for path in (source, out)]
     assert checkpoint.digest_of_module(found[0]) == checkpoint.digest_of_module(found[1]) == checkpoint.digest_of_module(clip)
     assert checkpoint.digest_of_module(Asked.codec) == checkpoint.digest_of_module(codec)
     assert checkpoint.digest_of(source) != checkpoint.digest_of(out)
     Asked.config = checkpoint.config_of(out)
     with pytest.raises(UsageError, match="--set frame_size=16"):
-        checkpoint.load_for_sampling(Asked, out, hub.Weights(), None, None, None, None)
+        checkpoint.load_for_sampling(Asked, out, hub.Weights(), None, None, {})
     fails("choose another folder", checkpoint.convert, source, source / checkpoint.DIFFUSION / "below")
     (out / "config.json").write_text('{"system": "other", "config": {}}')
     fails("a checkpoint of other", checkpoint.config_of, out)

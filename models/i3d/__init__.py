@@ -1,0 +1,1 @@
+"""I3D, the network of FVD: a TorchScript file."""

@@ -1,0 +1,1 @@
+"""Inception v3 as FID has it."""
