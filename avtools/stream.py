@@ -180,12 +180,24 @@ class _Run:
 
     def _do_directly(self, records: Iterator[tuple[int, rows.Record]]) -> None:
         function, options, write, sees_errors = self.work.function, self.work.options, self._write, self.work.sees_errors
+        # What nearly all rows of nearly all such work need, without the detours of the rest: a fifth of the time
+        put, update = self.writer.write, self.progress.update
+        plain = self.work.sees is None and not self.work.tees
         for _, record in records:
-            if record.row.get("error") and not sees_errors:
+            row = record.row
+            if row.get("error") and not sees_errors:
                 write(record, None, None)
                 continue
             try:
-                value, failure = {"cells": function(record.row, options)}, None
+                cells = function(row, options)
+                if plain and type(cells) is dict:
+                    put({**row, **cells} if cells else row)
+                    self.in_ += 1
+                    self.kept += 1
+                    self.out += 1
+                    update()
+                    continue
+                value, failure = {"cells": cells}, None
             except RowError as error:
                 value, failure = None, str(error)
             write(record, value, failure)
