@@ -448,6 +448,35 @@ def _digest(path: str, size: int, time: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
+def check_no_checkpoint(folder: str | os.PathLike) -> None:
+    """UsageError where a folder holds a checkpoint already; an unfinished one may be written again."""
+    if any((pathlib.Path(folder) / name).exists() for name in ("config.json", "ema.safetensors")):
+        raise UsageError(f"{folder}: holds a checkpoint already; choose another folder")
+
+
+def save_checkpoint(folder: str | os.PathLike, files: Mapping[str, tuple[Mapping[str, Any], Mapping[str, str] | None]], system: str, config: dict) -> None:
+    """Write a checkpoint folder of ours: `files` (name -> tensors, metadata), then config.json, without which it is none.
+
+    FatalError where it cannot be written.
+    """
+    from avtools import __version__
+    from avtools.identity import identity
+
+    out = pathlib.Path(folder)
+    temporary = out / f".config.json-{identity()}.tmp"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, (tensors_, metadata) in files.items():
+            save_tensors(out / name, tensors_, metadata)
+        temporary.write_text(json.dumps({"system": system, "avtools": __version__, "config": config}, indent=1), encoding="utf-8")
+        temporary.replace(out / "config.json")
+    except OSError as error:
+        raise FatalError(f"{error.filename or out}: {error.strerror}; nothing usable was written; choose another folder") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
 def checkpoint_of(path: str | os.PathLike) -> pathlib.Path:
     """The checkpoint folder that `path` means: itself, or of a training RUN its best checkpoint, else its newest."""
     path = pathlib.Path(path)

@@ -14,6 +14,7 @@ What the rows contribute travels with their results, in the table's order, so th
 workers or ranks.  What a metric cannot know (onsets of silence) is a :class:`Skip`, never a number.
 """
 
+import functools
 import importlib.util
 import math
 from typing import Any, ClassVar
@@ -45,7 +46,8 @@ class Metric:
     ranges: ClassVar[dict[str, tuple[float, float]]] = {}  # column -> its least and largest value, where it has such
     chance: ClassVar[float | None] = None  # what pairs that do not belong together get, where theory tells
     chance_how: ClassVar[str] = "measured by --canary"
-    needs: ClassVar[tuple[str, ...]]  # of "picture", "sound", "reference" (sound or its events), "reference_picture"
+    needs: ClassVar[tuple[str, ...]]  # of "picture", "sound", "reference" (sound or its events), "reference_picture", "text"
+    texts: tuple[str, ...] = ()  # where it needs "text": the columns that may hold it, as the settings choose them
     per_row: ClassVar[bool] = True
     settings: ClassVar[dict[str, Any]] = {}  # name -> default
     protocols: ClassVar[dict[str, dict[str, Any]]] = {}  # name -> the settings that a paper chose
@@ -103,6 +105,10 @@ class Metric:
     def finalize(self, state) -> dict[str, Any]:
         """The set's columns: numbers, or a Skip where there is none."""
         raise NotImplementedError
+
+    def remarks(self, state) -> list[str]:
+        """What whoever reads the columns of the whole set must know, a line each."""
+        return []
 
 
 def check_installed(metric: type[Metric]) -> None:
@@ -165,11 +171,16 @@ class Mean:
         self.mean += step / self.count
         self.squares += step * (value - self.mean)
 
+    @property
+    def std(self) -> float | None:
+        """The unbiased standard deviation over rows; None for fewer than 2."""
+        return math.sqrt(self.squares / (self.count - 1)) if self.count > 1 else None
+
     def interval(self, low: float = -math.inf, high: float = math.inf) -> list[float] | None:
         """Both ends, within the column's range; None for fewer than 3 rows."""
         if self.count < 3:
             return None
-        half = student(self.count - 1) * math.sqrt(self.squares / (self.count - 1) / self.count)
+        half = student(self.count - 1) * self.std / math.sqrt(self.count)
         return [max(low, self.mean - half), min(high, self.mean + half)]
 
 
@@ -193,7 +204,7 @@ class Jackknife:
 
     def results(self) -> tuple[dict, dict]:
         """Column -> value of the whole set (or a Skip), and column -> interval (None where there is none)."""
-        metric, states = self.metric, [self.states[block] for block in sorted(self.states)]
+        metric, states = self.metric, self._parts()
         after = [metric.start()]  # sums from the end: the whole without one block is then one merge
         for state in reversed(states):
             after.append(metric.merge(state, after[-1]))
@@ -204,6 +215,14 @@ class Jackknife:
             parts.append(self._finalized(metric.merge(before, after[k + 1])))
             before = metric.merge(before, state)
         return whole, {column: self._interval(column, whole[column], [part[column] for part in parts]) for column in metric.columns}
+
+    def remarks(self) -> list[str]:
+        """The metric's, on the whole set."""
+        states = self._parts()
+        return self.metric.remarks(functools.reduce(self.metric.merge, states)) if states else []
+
+    def _parts(self) -> list:
+        return [self.states[block] for block in sorted(self.states)]
 
     def _finalized(self, state) -> dict:
         try:

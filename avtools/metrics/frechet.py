@@ -172,7 +172,7 @@ class Frechet(Metric):
     """The distance of what is judged from its references; features of a row: "judged" and "reference", (N, D) each.
 
     The distance of few samples is too large, and the more so the fewer: how many there are stands in the summary, and where
-    they are no more than the features, a warning on standard error too.
+    they are no more than the features, a warning beside it.
     """
 
     direction = "lower"
@@ -221,18 +221,19 @@ class Frechet(Metric):
         if min(counts) < 2:
             raise Skip(f"{min(counts)} {self.unit} in the smaller set; a distance needs two")
         lacking = max(0, len(sets[0].mean) + 1 - min(counts))
-        if whole and lacking:
-            self._warn(min(counts), len(sets[0].mean))
         told = [*counts, lacking] if whole else [Skip("told of the whole set alone")] * 3  # without intervals
         return dict(zip(self.columns, (distance(*sets), *told), strict=True))
 
-    def _warn(self, count: int, features: int) -> None:
-        import click
-
-        from avtools.cli import command_path
-
-        click.echo(
-            f"{command_path()}: warning: {self.name} of {count} {self.unit} with {features} features each: "
-            f"the distance of so few is biased upwards; give more than {features}, or compare it only with those of as many",
-            err=True,
-        )
+    def remarks(self, state):
+        try:
+            _, judged, true, lacking = self.finalize(state).values()
+        except Skip:
+            return []
+        if not lacking:
+            return []
+        count = min(judged, true)
+        features = count + lacking - 1
+        return [
+            f"{self.name} of {count} {self.unit} with {features} features each: "
+            f"the distance of so few is biased upwards; give more than {features}, or compare it only with those of as many"
+        ]

@@ -8,17 +8,16 @@ import base64
 import hashlib
 import itertools
 import json
-import os
-import re
+import math
 import tempfile
 from collections.abc import Iterable, Iterator
 
 from avtools.engine import Items, Model
-from avtools.errors import FatalError, RowError, UsageError
-from avtools.identity import identity, is_dead
+from avtools.errors import RowError, UsageError
 from avtools.metrics import BLOCKS, Jackknife, Mean, Metric, Skip
 from avtools.metrics.media import Pair, Sound, columns_of, file_of
 from avtools.rows.keys import key_of
+from avtools.rows.writing import Extra
 
 TRUE = "true"
 CONTROLS = ("silence", "noise", "shuffled", "shifted")  # of --canary
@@ -82,7 +81,7 @@ def work(
         preload=preloaded(metrics),
         sees=tally.add,
         report=tally.lines,
-        tees=(SummaryFile(summary, tally),) if summary else (),
+        tees=(_Summary(summary, tally),) if summary else (),
         model=Model(lambda: _load(networks, weights), BATCH_SIZE, _finish) if networks else None,
     )
 
@@ -105,7 +104,7 @@ def check_header(header: list[str], format_: str, metrics: list[Metric], named: 
             raise UsageError(f"--{name} {column}: the table has no such column (it has: {have})")
     for metric in metrics:
         for need in metric.needs:
-            columns = needed(need, named)
+            columns = needed(need, named, metric)
             if not set(columns) & set(header):
                 raise UsageError(f"{metric.name} needs a column {' or '.join(columns)} (the table has: {have})")
         if "reference" in metric.needs and "event_times" not in header:
@@ -117,8 +116,10 @@ def check_header(header: list[str], format_: str, metrics: list[Metric], named: 
                 )
 
 
-def needed(need: str, named: dict) -> tuple[str, ...]:
+def needed(need: str, named: dict, metric: Metric) -> tuple[str, ...]:
     """The columns of which a row needs one, for a metric's `need`."""
+    if need == "text":
+        return metric.texts
     role = {"picture": "video", "sound": "audio", "reference": "reference_audio", "reference_picture": "reference_video"}[need]
     return (*columns_of(role, named), *(["event_times"] if need == "reference" else []))
 
@@ -245,6 +246,9 @@ def _told(metric: Metric, item) -> dict:
     if not metric.per_row:
         return {"features": packed(metric.features(item))}
     cells = metric.row(item)
+    for column, value in cells.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise RowError(f"{column} is no finite number" + ("; are these its weights?" if metric.network else ""))
     return {
         "cells": {c: None if isinstance(v, Skip) else v for c, v in cells.items()},
         "reasons": {c: str(v) for c, v in cells.items() if isinstance(v, Skip)},
@@ -372,8 +376,8 @@ class Tally:
                 else:
                     value, interval = values[column], intervals[column]
                     value = None if isinstance(value, Skip) else float(value)
-                entry = {"mean" if metric.per_row else "value": value, "count": one.count, "skipped": dict(sorted(one.skipped.items()))}
-                results[column] = {**entry, "interval": interval}
+                entry = {"mean": value, "std": one.std} if metric.per_row else {"value": value}
+                results[column] = {**entry, "count": one.count, "skipped": dict(sorted(one.skipped.items())), "interval": interval}
         return results
 
     def summary(self) -> dict:
@@ -390,6 +394,7 @@ class Tally:
                 main = k == 0
                 entry = {"metric": metric.name, **found[column], "interval_how": Mean.how if metric.per_row else Jackknife.how}
                 if main:
+                    entry["warnings"] = self.remarks(metric)
                     chance = {"value": metric.chance, "how": metric.chance_how}
                     if "shuffled" in canary.get(column, {}):
                         chance = {**canary[column]["shuffled"], "how": "measured: sounds of other rows"}
@@ -416,6 +421,10 @@ class Tally:
             "libraries": libraries(self.metrics),
         }
         return {**made, "canary": canary} if canary else made
+
+    def remarks(self, metric: Metric) -> list[str]:
+        """What a metric has to say about the whole set."""
+        return [] if metric.per_row else self.sets[TRUE][metric.name].remarks()
 
     def canary(self, found: dict) -> dict[str, dict[str, dict]]:
         """Column -> control -> its result and whether the true pairs are told apart from it."""
@@ -447,7 +456,7 @@ class Tally:
             for control, entry in controls.items():
                 verdict = {True: "told apart", False: "NOT told apart from the true pairs", None: "nothing to compare"}[entry["told_apart"]]
                 lines.append(_line(f"  {control}", entry, f"{column}: {verdict}"))
-        return lines
+        return lines + [f"warning: {remark}" for metric in self.metrics for remark in self.remarks(metric)]
 
 
 def _value(entry: dict):
@@ -513,47 +522,12 @@ def libraries(metrics: list[Metric]) -> dict[str, str]:
     return found
 
 
-class SummaryFile:
-    """The summary, written with the table's commit and not without it."""
+class _Summary(Extra):
+    """The summary, made when all rows are written."""
 
     def __init__(self, path: str, tally: Tally):
-        self.path, self.tally = path, tally
-        self.temporary = f"{path}.{identity()}.tmp"
-        self.file = None
-
-    def open(self, columns, header, format_) -> None:
-        folder, base = os.path.split(self.path)
-        if not os.path.isdir(folder or "."):
-            raise UsageError(f"--summary {self.path}: there is no directory {folder}; make it first")
-        if os.path.isdir(self.path) or self.path == "-":
-            raise UsageError(f"--summary {self.path}: give the name of a file")
-        try:
-            for name in os.listdir(folder or "."):  # what killed runs left
-                left = re.fullmatch(re.escape(base) + r"\.([^.]+-\d+-\d+)\.tmp", name)
-                if left and is_dead(left[1], os.path.join(folder, name)):
-                    os.unlink(os.path.join(folder, name))
-            self.file = open(self.temporary, "x", encoding="utf-8")
-        except OSError as error:
-            raise self._failed(error) from None
-
-    def write(self, row: dict) -> None:
-        pass  # the tally has seen it
+        super().__init__("--summary", path, lambda: (json.dumps(tally.summary(), indent=2, allow_nan=False) + "\n").encode())
 
     def commit(self) -> None:
-        try:
-            with self.file:
-                self.file.write(json.dumps(self.tally.summary(), indent=2, allow_nan=False) + "\n")
-                self.file.flush()
-                os.fsync(self.file.fileno())
-            os.replace(self.temporary, self.path)
-        except OSError as error:
-            raise self._failed(error) from None
-
-    def discard(self) -> None:
-        if self.file is not None:
-            self.file.close()
-            if os.path.exists(self.temporary):
-                os.unlink(self.temporary)
-
-    def _failed(self, error: OSError) -> FatalError:
-        return FatalError(f"--summary {self.path}: cannot be written ({error.strerror})")
+        self.make()
+        super().commit()

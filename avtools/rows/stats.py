@@ -7,14 +7,11 @@ import collections
 import itertools
 import json
 import math
-import os
-import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from avtools.errors import FatalError, UsageError
-from avtools.identity import identity, is_dead
+from avtools.errors import FatalError
 from avtools.rows.formats import shown
 from avtools.rows.keys import PLACEHOLDER, parse_number
 from avtools.rows.writing import cell_text
@@ -428,60 +425,6 @@ def check_plot() -> None:
 
     if importlib.util.find_spec("matplotlib") is None:
         raise FatalError("--plot needs matplotlib, which is not installed: pip install 'avtools[plot]'")
-
-
-class Extra:
-    """A file of one piece that is written with the table's commit and not without it (:attr:`avtools.stream.Work.tees`).
-
-    `option` names it in messages; `content` gives its bytes, which :meth:`make` takes before anything is committed.
-    """
-
-    def __init__(self, option: str, path: str, content: Callable[[], bytes]):
-        self.option, self.path, self.content, self.data = option, path, content, b""
-        self.temporary = f"{path}.{identity()}.tmp"
-        self.file = None
-
-    def open(self, columns, header, format_) -> None:
-        folder, base = os.path.split(self.path)
-        if not os.path.isdir(folder or "."):
-            raise UsageError(f"{self.option} {shown(self.path)}: there is no directory {shown(folder)}; make it first")
-        if os.path.isdir(self.path) or self.path == "-":
-            raise UsageError(f"{self.option} {shown(self.path)}: give the name of a file")
-        try:
-            for name in os.listdir(folder or "."):  # what killed runs left
-                left = re.fullmatch(re.escape(base) + r"\.([^.]+-\d+-\d+)\.tmp", name)
-                if left and is_dead(left[1], os.path.join(folder, name)):
-                    os.unlink(os.path.join(folder, name))
-            self.file = open(self.temporary, "xb")
-        except FileExistsError:
-            raise UsageError(f"{self.option} {shown(self.path)} is given for two outputs; give each its own file") from None
-        except OSError as error:
-            raise self._failed(error) from None
-
-    def make(self) -> None:
-        self.data = self.content()
-
-    def write(self, row: dict) -> None:
-        """Nothing: the content comes whole."""
-
-    def commit(self) -> None:
-        try:
-            with self.file:
-                self.file.write(self.data)
-                self.file.flush()
-                os.fsync(self.file.fileno())
-            os.replace(self.temporary, self.path)
-        except OSError as error:
-            raise self._failed(error) from None
-
-    def discard(self) -> None:
-        if self.file is not None:
-            self.file.close()
-            if os.path.exists(self.temporary):
-                os.unlink(self.temporary)
-
-    def _failed(self, error: OSError) -> FatalError:
-        return FatalError(f"{self.option} {shown(self.path)}: cannot be written ({error.strerror})")
 
 
 def as_json(summary: dict) -> bytes:

@@ -9,7 +9,7 @@ import typing
 from collections.abc import Iterable
 from typing import Any
 
-from avtools.errors import UsageError
+from avtools.errors import FatalError, UsageError
 
 
 @dataclasses.dataclass
@@ -145,3 +145,19 @@ def differences(was: dict, now: dict, prefix: str = "") -> list[str]:
         elif was.get(name) != now.get(name) or (name in was) != (name in now):
             lines.append(f"{prefix}{name}: {json.dumps(was.get(name))} -> {json.dumps(now.get(name))}")
     return lines
+
+
+def of_checkpoint(folder, system: str, config, preset: str | None = None):
+    """`config` (the system's defaults) with what a checkpoint folder of ours says; it brings its own, so a preset is refused."""
+    from avtools import hub
+
+    if preset is not None:
+        raise UsageError(f"{folder}: brings its configuration; leave out --preset {preset}")
+    facts = hub.config_of(folder)
+    if facts["system"] != system:
+        raise FatalError(f"{folder}: a checkpoint of {facts['system']}, not of {system}; give another, or name that system")
+    try:
+        merge(config, facts["config"], f"{folder}/config.json")
+    except UsageError as error:
+        raise FatalError(str(error)) from None
+    return config

@@ -32,7 +32,7 @@ def command(shared, layout, sources, **settings):
         avtools mkmeta import vta-ldm train.jsonl -o train.csv
         avtools mkmeta import webdataset shards/ -d unpacked > t.csv
     """
-    from avtools import exchange, rows
+    from avtools import exchange
     from avtools.errors import UsageError
     from avtools.stream import Work
 

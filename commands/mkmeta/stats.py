@@ -42,7 +42,7 @@ def command(shared, by, numbers, summary, plot):
         avtools mkmeta stats train.csv --by class --summary train.json --plot train.png
     """
     from avtools import rows
-    from avtools.rows import stats
+    from avtools.rows import stats, writing
     from avtools.stream import Work
 
     suffix = os.path.splitext(plot or "")[1][1:].lower()
@@ -85,8 +85,8 @@ def command(shared, by, numbers, summary, plot):
             pass  # a full or closed standard error is no reason to fail
         return []
 
-    extras = [stats.Extra("--summary", summary, lambda: stats.as_json(found))] if summary else []
-    extras += [stats.Extra("--plot", plot, lambda: stats.picture(found, suffix))] if plot else []
+    extras = [writing.Extra("--summary", summary, lambda: stats.as_json(found))] if summary else []
+    extras += [writing.Extra("--plot", plot, lambda: stats.picture(found, suffix))] if plot else []
     return Work(as_described, records=records, inline=True, report=report, tees=tuple(extras))
 
 

@@ -6,17 +6,13 @@ with the parts'.  AVID-CMA: one pickle; under "model" there are module.audio_mod
 projection heads, which are dropped.  Ours: config.json and model.safetensors.
 """
 
-import contextlib
-import json
 import pathlib
 import re
 
 import torch
 
-import avtools
 from avtools import hub
-from avtools.errors import FatalError, UsageError
-from avtools.identity import identity
+from avtools.errors import FatalError
 from avtools.models.avsync.config import MAIN, Config
 from avtools.models.avsync.model import AvSyncNet
 from avtools.training import config as settings
@@ -92,13 +88,7 @@ def config_of(path) -> Config:
     own = _own_folder(path)
     config = Config()
     if own is not None:
-        facts = hub.config_of(own)
-        if facts["system"] != "avsync":
-            raise FatalError(f"{own}: a checkpoint of {facts['system']}, not of avsync; give another")
-        try:
-            settings.merge(config, facts["config"], f"{own}/config.json")
-        except UsageError as error:
-            raise FatalError(str(error)) from None
+        settings.of_checkpoint(own, "avsync", config)
     else:
         tensors, where = tensors_of(path)
         settings.merge(config, _told({name: tuple(tensor.shape) for name, tensor in tensors.items()}, where), str(where))
@@ -181,26 +171,14 @@ def _avid(path: pathlib.Path) -> dict | None:
 def convert(path, out) -> pathlib.Path:
     """Write a released checkpoint as one of ours; config.json last, so that a folder is one only when it is whole."""
     path, out = pathlib.Path(path), pathlib.Path(out)
-    if any((out / name).exists() for name in ("config.json", "ema.safetensors")):  # an unfinished one may be written again
-        raise UsageError(f"{out}: holds a checkpoint already; choose another folder")
+    hub.check_no_checkpoint(out)
     config = config_of(path)
     with torch.device("meta"):
         net = AvSyncNet(config)
     tensors, where = tensors_of(path)
     counters = {name: torch.zeros((), dtype=torch.long) for name in net.state_dict() if name.endswith("num_batches_tracked")}
     load_tensors(net, {**counters, **tensors}, where)
-    facts = {"system": "avsync", "avtools": avtools.__version__, "config": settings.as_dict(config)}
-    temporary = out / f".config.json-{identity()}.tmp"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        hub.save_tensors(out / "model.safetensors", net.state_dict())
-        temporary.write_text(json.dumps(facts, indent=1), encoding="utf-8")
-        temporary.replace(out / "config.json")
-    except OSError as error:
-        raise FatalError(f"{error.filename or out}: {error.strerror}; nothing usable was written; choose another folder") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    hub.save_checkpoint(out, {"model.safetensors": (net.state_dict(), None)}, "avsync", settings.as_dict(config))
     return out
 
 

@@ -55,6 +55,8 @@ def source(row: dict) -> tuple[str, str | None, float, float, float | None]:
     begin, end = float(number(row, "start") or 0.0), number(row, "end")
     if begin < 0 or end is not None and end <= begin:
         raise RowError(f"start {begin:g} and end {end} are no span of {path}; mend them, or leave them empty")
+    if begin >= extent.seconds:
+        raise RowError(f"{path}: start {begin:g}, and what is seen and heard ends at {extent.seconds:g} s; mend start, or leave it empty")
     return path, beside, begin, min(extent.seconds, extent.seconds if end is None else end) - begin, extent.fps
 
 

@@ -36,7 +36,7 @@ class _Judged(Metric):
     released_run = False
     needs = ("picture", "sound")
     requires = (("torch", "torch"), ("torchaudio", "torchaudio"))
-    resampler = "torchaudio sinc"
+    resampler = "torchaudio sinc to 16000 Hz (soxr HQ from rates with few common factors)"
     parts = (CLASSIFIER,)
 
     def load(self, device, weights):
@@ -241,13 +241,16 @@ class SyncAccuracy(_Judged):
         return {**kept, **heard(pair.sound, found)}
 
     def run(self, items):
+        import torch
+
         from avtools.models.avsync.evaluation import shifts
 
         found = []
         for item in items:
             audio, video = self.judge.features(item)
-            told = shifts(self.judge.net.pairs(audio[None], video[None]), self.steps)
-            found.append({name: told[f"{name}_correct"].cpu().numpy() for name in ("audio_to_video", "video_to_audio")})
+            scores = self.judge.net.pairs(audio[None], video[None])
+            told, known = shifts(scores, self.steps), torch.where(scores.isfinite().all(), 1.0, torch.nan)
+            found.append({name: (told[f"{name}_correct"] * known).cpu().numpy() for name in ("audio_to_video", "video_to_audio")})
         return found
 
     def row(self, item):
@@ -315,8 +318,8 @@ def pictures(path: str, starts, form: str = "trained", size: tuple[int, int] | N
 def heard(sound, starts) -> dict:
     """`sound` (N,) float32 at 16 kHz, the first channel of metrics.media.Sound, and `begins` (K,): where each clip begins in it."""
     import numpy as np
-    import torch
-    from torchaudio.functional import resample
+
+    from avtools.models.parts.sync_clips import _resampled
 
     whole, rate, length = sound.samples[:, 0], sound.rate, round(SECONDS * RATE)
 
@@ -329,8 +332,7 @@ def heard(sound, starts) -> dict:
         low, high = max(0, first), min(len(whole), last)
         if low < high:
             part[low - first : high - first] = whole[low:high]
-        if rate != RATE:
-            part = resample(torch.from_numpy(part), rate, RATE).numpy()
+        part = _resampled(part[:, None], rate)[0]
         begin = math.floor(start * RATE + 1e-3) - first * RATE // rate
         return part[begin : begin + samples]
 

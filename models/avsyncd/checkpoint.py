@@ -14,10 +14,8 @@ import re
 
 import torch
 
-import avtools
 from avtools import hub
 from avtools.errors import FatalError, UsageError
-from avtools.identity import identity
 from avtools.models.avsyncd import encoders
 from avtools.models.avsyncd.config import PRESETS, UNET, Config
 from avtools.models.avsyncd.model import UNet3D
@@ -116,16 +114,7 @@ def config_of(path, preset: str | None = None, sets=()) -> Config:
         config = settings.resolve(Config, PRESETS, preset or "released")
         config.unet = unet_config(released_folder(path) / "config.json")
     else:
-        if preset is not None:
-            raise UsageError(f"{path}: brings its configuration; leave out --preset {preset}")
-        facts = hub.config_of(own)
-        if facts["system"] != "avsyncd":
-            raise FatalError(f"{own}: a checkpoint of {facts['system']}, not of avsyncd; give another, or name that system")
-        config = Config()
-        try:
-            settings.merge(config, facts["config"], f"{own}/config.json")
-        except UsageError as error:
-            raise FatalError(str(error)) from None
+        config = settings.of_checkpoint(own, "avsyncd", Config(), preset)
     for text in sets:
         name, equals, value = text.partition("=")
         if not equals:
@@ -361,30 +350,19 @@ def convert(weights: hub.Weights, out) -> pathlib.Path:
     config.json is written last, so that a folder is a checkpoint only when it is whole.
     """
     path, out = locate(weights.get("")), pathlib.Path(out)
-    if any((out / name).exists() for name in ("config.json", "ema.safetensors")):  # an unfinished one may be written again
-        raise UsageError(f"{out}: holds a checkpoint already; choose another folder")
+    hub.check_no_checkpoint(out)
     config = config_of(path)
     with torch.device("meta"):  # takes over the file's tensors
         unet = make_unet(config)
     load_unet(unet, path)
     codec, sound, text = frozen(config, weights)
-    facts = {"system": "avsyncd", "avtools": avtools.__version__, "config": settings.as_dict(config)}
-    temporary = out / f".config.json-{identity()}.tmp"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if isinstance(codec, encoders.Vae):
-            hub.save_tensors(out / BESIDE["codec"], codec.model.state_dict(), {"config": json.dumps(codec.settings)})
-        if isinstance(text, encoders.ClipTokens):
-            hub.save_tensors(out / BESIDE["text"], text.model.state_dict(), {"config": json.dumps(text.settings)})
-        if isinstance(sound, encoders.ImageBindTokens):
-            size = {name: getattr(sound.tower.size, name) for name in ("dim", "blocks", "heads", "out_dim")}
-            hub.save_tensors(out / BESIDE["sound"], sound.tower.state_dict(), {"config": json.dumps(size)})
-        hub.save_tensors(out / "model.safetensors", unet.state_dict())
-        temporary.write_text(json.dumps(facts, indent=1), encoding="utf-8")
-        temporary.replace(out / "config.json")
-    except OSError as error:
-        raise FatalError(f"{error.filename or out}: {error.strerror}; nothing usable was written; choose another folder") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    files = {}
+    if isinstance(codec, encoders.Vae):
+        files[BESIDE["codec"]] = codec.model.state_dict(), {"config": json.dumps(codec.settings)}
+    if isinstance(text, encoders.ClipTokens):
+        files[BESIDE["text"]] = text.model.state_dict(), {"config": json.dumps(text.settings)}
+    if isinstance(sound, encoders.ImageBindTokens):
+        size = {name: getattr(sound.tower.size, name) for name in ("dim", "blocks", "heads", "out_dim")}
+        files[BESIDE["sound"]] = sound.tower.state_dict(), {"config": json.dumps(size)}
+    hub.save_checkpoint(out, files | {"model.safetensors": (unet.state_dict(), None)}, "avsyncd", settings.as_dict(config))
     return out

@@ -29,17 +29,20 @@ def options_of(config) -> dict:
 
 
 def training_item(row: dict, draw: int, options: dict) -> dict:
-    """`frames` (12, 3, h, w) float32, 0..1; `sound` as :func:`heard` has it; the prompt as UTF-8 bytes."""
+    """`frames` (12, 3, h, w) float32, 0..1; `sound` as :func:`heard` has it; the prompt as UTF-8 bytes; `free`
+    as :func:`condition` has it."""
     from avtools.models.parts import sync_clips
 
     begin, seconds = scene(row, options)
     share = draw_of(draw, "start") / 2**63 if options["random_start"] else 0.5
-    (start,) = sync_clips.starts("random-compact", seconds, share=share, name=path_of(row, "path"))
+    (start,) = sync_clips.starts("random-compact", seconds, share=share, name=_scene_name(row, path_of(row, "path")))
     clip = _clip(row, begin + start, options)
     frames = clip["frames"]
     if draw_of(draw, "flip") / 2**63 < options["flip"]:
         frames = frames[..., ::-1]
-    return {"frames": np.ascontiguousarray(frames), "sound": heard(clip["sound"], options), "text": _bytes(prompt(row, options)[0])}
+    text, free = prompt(row, options)
+    told = {"free": _bytes(free)} if free else {}
+    return {"frames": np.ascontiguousarray(frames), "sound": heard(clip["sound"], options), "text": _bytes(text), **told}
 
 
 def condition(row: dict, options: dict) -> dict:
@@ -59,7 +62,7 @@ def condition(row: dict, options: dict) -> dict:
     k, count = options.get("sample", 0), options.get("samples", 1)
     if seen and not (still and beside):
         begin, seconds = scene(row, options)
-        start = begin + sync_clips.starts("uniform", seconds, count, name=row["path"])[k]
+        start = begin + sync_clips.starts("uniform", seconds, count, name=_scene_name(row, row["path"]))[k]
         clip = _clip(row, start, options) if still is None else None
         sound = sync_clips.read_sounds(row["path"], [start], beside, legacy=frozenset(options["legacy"]))[0] if clip is None else clip["sound"]
         image = None if clip is None else clip["frames"][0]
@@ -95,24 +98,41 @@ def scene(row: dict, options: dict) -> tuple[float, float]:
     """(where a row's scene begins in its video, how long picture and sound of it last together), seconds."""
     from avtools.models.parts import sync_clips
 
+    return _span(row, sync_clips.measure(path_of(row, "path"), _path(row, "audio_path")).seconds)
+
+
+def _span(row: dict, seconds: float) -> tuple[float, float]:
+    """(where a row's `start` to `end` begins, how long it lasts) in media of so many seconds."""
     begin, end = number(row, "start") or 0.0, number(row, "end")
     if begin < 0 or end is not None and end <= begin:
-        raise RowError(f"start {begin:g} and end {'' if end is None else f'{end:g}'} are no span of its video; mend them, or leave them empty")
-    extent = sync_clips.measure(path_of(row, "path"), _path(row, "audio_path"))
-    return float(begin), min(extent.seconds, extent.seconds if end is None else float(end)) - begin
+        raise RowError(f"start {begin:g} and end {'' if end is None else f'{end:g}'} are no span of time; mend them, or leave them empty")
+    if begin >= seconds:
+        raise RowError(f"start {begin:g}: what is seen and heard ends at {seconds:g} s; mend start, or leave it empty")
+    return float(begin), float(min(seconds, seconds if end is None else end) - begin)
+
+
+def _scene_name(row: dict, path: str) -> str:
+    """What an error calls the scene of a row."""
+    told = [f"{name} {row[name]}" for name in ("start", "end") if row.get(name) not in (None, "")]
+    return f"{path} ({', '.join(told)})" if told else path
 
 
 def prompt(row: dict, options: dict) -> tuple[str, str]:
     """(a row's text, else the prompt of its class; the class where the mapping does not know it, else "")."""
     for column in TEXT_COLUMNS:
-        if row.get(column):
-            return str(row[column]), ""
+        if text := _words(row, column):
+            return text, ""
     for column in CLASS_COLUMNS:
-        if row.get(column):
-            name = str(row[column])
+        if name := _words(row, column):
             found = _mapped(name, options["prompts"])
             return (found, "") if found is not None else (re.sub(r"[_\s]+", " ", name).strip(), name if options["prompts"] else "")
     raise RowError("has neither text nor class; fill the column text (or --text): what is seen and heard, as 'dog barking'")
+
+
+def _words(row: dict, column: str) -> str:
+    """A cell's text; "" where that is blank (a class may be the number 0)."""
+    text = str("" if row.get(column) is None else row[column])
+    return text if re.search(r"[^\s_]", text) else ""
 
 
 def _mapped(name: str, prompts: dict) -> str | None:
@@ -133,8 +153,8 @@ def _beginning(path: str, row: dict, options: dict) -> tuple[float, np.ndarray]:
     from avtools.media.probe import probe_sound
     from avtools.models.parts import sync_clips
 
-    begin = float(number(row, "start") or 0.0)
-    sync_clips.starts("first", float(probe_sound(path).duration) - begin, name=path)
+    begin, seconds = _span(row, float(probe_sound(path).duration))
+    sync_clips.starts("first", seconds, name=_scene_name(row, path))
     return begin, sync_clips.read_sounds(path, [begin], legacy=frozenset(options["legacy"]))[0]
 
 

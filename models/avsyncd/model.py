@@ -138,6 +138,8 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, source: int | None = None):
         super().__init__()
         source = source or width
+        if heads < 1 or width % heads:
+            raise ValueError(f"{heads} heads do not divide a width of {width}")
         self.heads = heads
         self.to_q = nn.Linear(width, width, bias=False)
         self.to_k, self.to_v = nn.Linear(source, width, bias=False), nn.Linear(source, width, bias=False)
@@ -237,7 +239,7 @@ class Transformer(nn.Module):
 
 def _linear(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
     """A convolution of single pixels, of channels that come last."""
-    return functional.linear(x, conv.weight[:, :, 0, 0], conv.bias)
+    return functional.linear(x, conv.weight.flatten(1), conv.bias)
 
 
 class Resample(nn.Module):

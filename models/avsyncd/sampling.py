@@ -29,14 +29,17 @@ SCHEDULERS = {  # name -> class of diffusers, and what it is given beside the no
 STOCHASTIC = ("ddpm", "euler-a")
 
 
-def check(options: dict) -> None:
-    """UsageError where steps, guidance or scheduler make no sense."""
+def check(options: dict, schedule: dict) -> None:
+    """UsageError where steps, guidance or scheduler make no sense with this noise schedule."""
     if options["scheduler"] not in SCHEDULERS:
         near = difflib.get_close_matches(options["scheduler"], SCHEDULERS, 1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         raise UsageError(f"no scheduler '{options['scheduler']}'{hint} (there is: {', '.join(SCHEDULERS)})")
-    if not 1 <= options["steps"] <= 1000:
-        raise UsageError(f"--steps {options['steps']}: from 1 to 1000, the steps of the noise schedule")
+    most = schedule.get("num_train_timesteps", 1000)
+    if {**schedule, **SCHEDULERS[options["scheduler"]][1]}.get("timestep_spacing") == "leading":
+        most -= schedule.get("steps_offset", 0)  # they are counted from there
+    if not 1 <= options["steps"] <= most:
+        raise UsageError(f"--steps {options['steps']}: from 1 to {most}, with {options['scheduler']} over this noise schedule")
     for name, option in (("guidance", "--guidance"), ("text_guidance", "sampling.text_guidance")):
         if not (math.isfinite(options[name]) and options[name] >= 0):
             raise UsageError(f"{option} {options[name]:g}: a number from 0; up to 1 means none")

@@ -130,6 +130,7 @@ class AvSyncD(System):
         from avtools.models.avsyncd import checkpoint, training
 
         config = self.config
+        self.sample_options({"steps": None, "guidance": None, "scheduler": None})  # refused now rather than at the first preview
         self._frozen(weights, 0.1 if config.legacy_drop_path else 0.0)
         self.unet = checkpoint.make_unet(config)
         if init.get("") is not None:
@@ -153,8 +154,6 @@ class AvSyncD(System):
     def check_row(self, row: dict) -> None:
         if row.get("features_path"):
             raise UsageError("the table has cached features (features_path), which avsyncd does not train on; drop that column")
-        _, free = data.prompt(row, data.options_of(self.config)) if any(row.get(name) for name in (*data.TEXT_COLUMNS, *data.CLASS_COLUMNS)) else ("", "")
-        self._tell(free)
 
     def _tell(self, free: str) -> None:
         """Say once that a class is not in the mapping."""
@@ -165,6 +164,8 @@ class AvSyncD(System):
     def collate(self, items: list[dict]) -> dict:
         import torch
 
+        for item in items:
+            self._tell(data.text_of(item.get("free", ())))
         batch = {name: torch.stack([torch.from_numpy(item[name]) for item in items]) for name in ("frames", "sound")}
         return batch | {"text": [data.text_of(item["text"]) for item in items]}
 
@@ -254,7 +255,7 @@ class AvSyncD(System):
             "scheduler": given["scheduler"] or config.scheduler,
             "truncate": self.config.legacy_truncation,
         }
-        sampling.check(chosen)
+        sampling.check(chosen, self.config.noise_schedule)
         return {**data.options_of(self.config), **chosen}
 
     def generate(self, items: list[dict], seeds: list[int], options: dict) -> list[dict]:

@@ -16,10 +16,8 @@ import re
 
 import torch
 
-import avtools
 from avtools import hub
 from avtools.errors import FatalError, UsageError
-from avtools.identity import identity
 from avtools.models.vta_ldm.config import PRESETS, UNETS, Config
 from avtools.training import config as settings
 
@@ -72,16 +70,7 @@ def config_of(path, preset: str | None = None, sets=()) -> Config:
     path = pathlib.Path(path)
     own = _own_folder(path)
     if own is not None:
-        if preset is not None:
-            raise UsageError(f"{path}: brings its configuration; leave out --preset {preset}")
-        facts = hub.config_of(own)
-        if facts["system"] != "vta-ldm":
-            raise FatalError(f"{own}: a checkpoint of {facts['system']}, not of vta-ldm; give another, or name that system")
-        config = Config()
-        try:
-            settings.merge(config, facts["config"], f"{own}/config.json")
-        except UsageError as error:
-            raise FatalError(str(error)) from None
+        config = settings.of_checkpoint(own, "vta-ldm", Config(), preset)
     elif preset is not None:
         config = settings.resolve(Config, PRESETS, preset)
     elif is_released(path):
@@ -459,8 +448,7 @@ def convert(path, out, codec_path=None) -> pathlib.Path:
     from avtools.models.vta_ldm.model import Denoiser
 
     path, out = pathlib.Path(path), pathlib.Path(out)
-    if any((out / name).exists() for name in ("config.json", "ema.safetensors")):  # an unfinished one may be written again
-        raise UsageError(f"{out}: holds a checkpoint already; choose another folder")
+    hub.check_no_checkpoint(out)
     config, tower = config_of(path), released_clip(path)
     with torch.device("meta"):  # takes over the files' tensors
         codec = AudioLdmCodec()
@@ -468,19 +456,8 @@ def convert(path, out, codec_path=None) -> pathlib.Path:
         clip = ClipEncoder(tower) if tower else None
     load_denoiser(denoiser, clip, path)
     read_codec(codec, codec_path or (path if path.is_dir() else path.parent))
-    facts = {"system": "vta-ldm", "avtools": avtools.__version__, "config": settings.as_dict(config)}
-    temporary = out / f".config.json-{identity()}.tmp"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        hub.save_tensors(out / "codec.safetensors", codec.state_dict())
-        if clip is not None:
-            hub.save_tensors(out / "clip.safetensors", clip.model.state_dict(), {"config": json.dumps(clip.settings)})
-        hub.save_tensors(out / "model.safetensors", denoiser.state_dict())
-        temporary.write_text(json.dumps(facts, indent=1), encoding="utf-8")
-        temporary.replace(out / "config.json")
-    except OSError as error:
-        raise FatalError(f"{error.filename or out}: {error.strerror}; nothing usable was written; choose another folder") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    files = {"codec.safetensors": (codec.state_dict(), None)}
+    if clip is not None:
+        files["clip.safetensors"] = clip.model.state_dict(), {"config": json.dumps(clip.settings)}
+    hub.save_checkpoint(out, files | {"model.safetensors": (denoiser.state_dict(), None)}, "vta-ldm", settings.as_dict(config))
     return out

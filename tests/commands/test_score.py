@@ -61,6 +61,7 @@ def test_cells_and_summary_agree(avtools, clips):
     for column, entry in told["metrics"].items():
         values = [float(row[column]) for row in found]
         assert entry["mean"] == pytest.approx(np.mean(values)) and entry["count"] == COUNT and entry["skipped"] == {}
+        assert entry["std"] == pytest.approx(np.std(values, ddof=1))
         low, high = entry["interval"]
         assert low <= entry["mean"] <= high
     assert told["metrics"]["onset_f1"]["mean"] == 1
@@ -129,7 +130,10 @@ def test_a_sets_metric_is_in_the_summary_alone(odd, clips):
     entry = summary(odd)["metrics"]["spread"]
     assert "spread" not in found[0]
     assert entry["value"] == pytest.approx(np.std(levels), rel=1e-5) and entry["count"] == COUNT
-    assert entry["interval"][0] < entry["value"] < entry["interval"][1]
+    assert entry["interval"][0] < entry["value"] < entry["interval"][1] and entry["warnings"] == []
+    done = odd("score", "spread", "--summary", "s.json", "-j2", input="".join(clips.splitlines(keepends=True)[:4]))
+    assert summary(odd)["metrics"]["spread"]["warnings"] == ["the spread of 3 levels tells little"]
+    assert done.stderr.count("avtools score: warning: the spread of 3 levels tells little\n") == 1
 
 
 def test_networks_run_in_batches_beside_plain_metrics(odd, clips):

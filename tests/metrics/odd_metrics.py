@@ -37,6 +37,9 @@ class Spread(Metric):
             raise Skip("one level has no spread")
         return {"spread": float(np.sqrt(max(0, squares / count - (total / count) ** 2)))}
 
+    def remarks(self, state):
+        return [f"the spread of {state[0]:g} levels tells little"] if state[0] < 4 else []
+
 
 class _Network(Metric):
     source, direction, needs, network = "tests", "higher", ("sound",), True

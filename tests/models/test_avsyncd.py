@@ -376,11 +376,24 @@ def test_levels_are_rounded_and_the_original_s_are_cut():
 
 
 @pytest.mark.parametrize(
-    "given, told", [({"scheduler": "pndmm"}, "did you mean 'pndm'"), ({"steps": 1001}, "--steps 1001"), ({"guidance": math.nan}, "--guidance nan"), ({"guidance": -1.0}, "--guidance -1")]
+    "given, told", [({"scheduler": "pndmm"}, "did you mean 'pndm'"), ({"steps": 1001}, "--steps 1001"), ({"steps": 1000, "scheduler": "pndm"}, "from 1 to 999"), ({"guidance": math.nan}, "--guidance nan"), ({"guidance": -1.0}, "--guidance -1")]
 )
 def test_options_that_make_no_sense(given, told):
     with pytest.raises(UsageError, match=told):
         AvSyncD(small()).sample_options({"steps": None, "guidance": None, "scheduler": None, **given})
+
+
+def test_steps_are_those_of_the_noise_schedule():
+    few = small("noise_schedule.num_train_timesteps=10")
+    with pytest.raises(UsageError, match="from 1 to 10"):
+        AvSyncD(few).sample_options({"steps": 11, "guidance": None, "scheduler": None})
+    with pytest.raises(UsageError, match="from 1 to 10"):  # a run's previews could not be made
+        AvSyncD(few).build(NONE, NONE, CPU)
+    for scheduler, most in (("pndm", 9), ("legacy", 9), ("ddim", 10)):
+        AvSyncD(few).sample_options({"steps": most, "guidance": None, "scheduler": scheduler})
+        solver = sampling.scheduler_for(scheduler, few.noise_schedule, most)
+        for timestep in solver.timesteps:
+            solver.step(torch.zeros(1), timestep, torch.zeros(1))
 
 
 # --- rows ----------------------------------------------------------------------------------------------------------------------
@@ -508,7 +521,14 @@ def test_three_samples_are_of_three_clips(media):
         ({"path": "tone.wav"}, "has no picture"),
         ({"image_path": "still.png", "audio_path": "short.wav"}, "short.wav.*1.5 s"),
         ({"path": "film.mp4", "start": 2.5}, "film.mp4.*1.5 s"),
+        ({"path": "film.mp4", "start": 9}, "start 9.*ends at 4 s"),
+        ({"path": "film.mp4", "start": 1, "end": 2}, r"film.mp4 \(start 1, end 2\).*1 s"),
+        ({"image_path": "still.png", "audio_path": "tone.wav", "start": -1}, "start -1"),
+        ({"image_path": "still.png", "audio_path": "tone.wav", "start": 1, "end": 2}, "tone.wav.*1 s"),
+        ({"image_path": "still.png", "audio_path": "tone.wav", "start": 9}, "start 9"),
         ({"path": "film.mp4", "text": ""}, "neither text nor class"),
+        ({"path": "film.mp4", "text": " \n"}, "neither text nor class"),
+        ({"path": "film.mp4", "text": "", "class": "__"}, "neither text nor class"),
         ({"path": "film.mp4", "start": "x"}, "not a number"),
         ({"image_path": "absent.png", "audio_path": "tone.wav"}, "absent.png"),
     ],
@@ -526,9 +546,12 @@ def test_a_class_becomes_its_prompt_or_is_told_to_be_none(media, capsys):
     assert data.prompt({"class": "blue_whale__singing"}, given) == ("blue whale singing", "blue_whale__singing")
     assert data.prompt({"class": "dog_barking", "text": "a dog"}, given) == ("a dog", "")
     assert data.prompt({"class": "anything_else"}, options()) == ("anything else", "")  # no mapping, nothing to say
-    system = AvSyncD(Config())
+    assert data.prompt({"text": " ", "label": 0}, options()) == ("0", "")
+    system, film = AvSyncD(small('prompts={"dog_barking": "dog barking"}')), str(media / "film.mp4")
+    function, given = system.item_work()
+    items = [function({"path": film, "class": name}, 0, given) for name in ("dog_barking", "blue_whale__singing")]  # not the table's first row
     for _ in range(2):
-        system.check_row({"path": "x.mp4", "class": "blue_whale__singing"})
+        assert system.collate(items)["text"] == ["dog barking", "blue whale singing"]
     assert capsys.readouterr().err.count("blue_whale__singing") == 1
 
 
@@ -703,7 +726,7 @@ def test_settings_that_do_not_fit(sets, told):
 
 
 def test_networks_that_do_not_fit_together():
-    for sets, told in ((["unet.audio_cross_attention_dim=50"], "bands gives 48"), (["unet.norm_num_groups=5"], "no UNet can be made"), (["unet.in_channels=12", "unet.out_channels=12"], "space-to-depth gives 48")):
+    for sets, told in ((["unet.audio_cross_attention_dim=50"], "bands gives 48"), (["unet.norm_num_groups=5"], "no UNet can be made"), (["unet.attention_head_dim=5"], "5 heads"), (["unet.in_channels=12", "unet.out_channels=12"], "space-to-depth gives 48")):
         with pytest.raises(UsageError, match=told):
             AvSyncD(small(*sets)).build(NONE, NONE, CPU)
 

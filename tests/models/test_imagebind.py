@@ -353,6 +353,7 @@ def test_scores_are_what_the_towers_say(small, clips, weights, towers):
     assert told["metrics"]["ia"]["mean"] == pytest.approx(np.mean([float(row["ia"]) for row in found]), abs=1e-6)
     assert told["weights"] == {name: hub.digest(weights) for name in ("ia", "it")} and told["media"]["imagebind"]["pictures"]["values"] == [[5, 4]]
     assert told["definitions"]["it"]["settings"]["words"] == "caption"
+    assert [told["definitions"][name]["resampler"] for name in ("ia", "it")] == ["soxr HQ to 16000 Hz", None]
     swapped = small("score", "ia", "--weights", f"ia={weights}", "--canary", "--summary", "c.json", "-j2", input=clips)
     assert [row["ia"] for row in rows(swapped)] == [row["ia"] for row in found]
     assert set(json.loads((small.folder / "c.json").read_text())["canary"]["ia"]) == {"silence", "noise", "shuffled", "shifted"}
@@ -371,8 +372,10 @@ class Facts:
 def test_protocol_asva_leaves_out_the_first_picture_and_reads_the_class(small, clips, weights, towers):
     from avtools.models.parts.sync_clips import read_clip
 
-    done = small("score", "ia,it", "--protocol", "asva", "--weights", weights, input=clips)
-    other = small("score", "ia", "--protocol", "asva", "--set", "ia.legacy=stereo+packets+frames", "--weights", weights, "--audio-column", "path", input=clips)
+    clips = "".join(clips.splitlines(keepends=True)[:3])
+    done = small("score", "ia,it", "--protocol", "asva", "--weights", weights, "-j1", input=clips)
+    assert "none: it does not hear the sound" in done.stderr.split("score: it ")[1].splitlines()[0]  # so that --canary cannot tell
+    other = small("score", "ia", "--protocol", "asva", "--set", "ia.legacy=stereo+packets+frames", "--weights", weights, "--audio-column", "path", "-j1", input=clips)
     for row, legacy in zip(rows(done), rows(other), strict=True):
         clip = read_clip(row["path"], 0.0, (224, 224), row["audio_path"], fit="squash")
         seen = towers.vision(clip_normalise(torch.from_numpy(clip["frames"])))[1:]
@@ -404,11 +407,16 @@ def test_bad_rows_and_missing_weights(small, clips, weights, tmp_path):
     make(tmp_path / "mute.mp4", even(30, 12), size=(96, 64))
     make(tmp_path / "quick.mp4", even(30, 12), size=(96, 64), sound={"seconds": 1.0})
     table = "path,text\n" + "".join(f"{tmp_path}/{name}.mp4,{name}\n" for name in ("short", "mute", "quick")) + clips.splitlines()[1].split(",")[0] + ",\n"
-    done = small("score", "ia,it", "--protocol", "asva", "--weights", weights, input=table, status=1)
+    done = small("score", "ia,it", "--protocol", "asva", "--weights", weights, "-j1", input=table, status=1)
     for told in ("short.mp4: its picture ends at ", "mute.mp4: has no sound", "quick.mp4: its sound is 1 s, and 2 s are judged", "no text to judge its picture by (columns"):
         assert told in " ".join(done.stderr.split()).replace(str(tmp_path) + "/", ""), done.stderr
+    wordless = "".join(line.split(",")[0] + "\n" for line in clips.splitlines())
+    done = small("score", "it", "--weights", weights, "-j1", input=wordless, status=2)
+    assert "it needs a column text or description or captions or class or label (the table has: path)" in done.stderr
+    done = small("score", "it", "--protocol", "asva", "-j1", input=wordless, status=2)
+    assert "it needs a column class or label or relpath or text or" in done.stderr
     env = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "none")}
-    done = small("score", "ia", input=clips, status=3, env=env)
+    done = small("score", "ia", "-j1", input=clips, status=3, env=env)
     assert "no weights of ImageBind" in done.stderr and "'avtools fetch vta-ldm --part imagebind'" in done.stderr and "--weights" in done.stderr
 
 
@@ -426,6 +434,8 @@ def test_texts_of_rows():
     assert metrics.class_words({"text": "hitting with a stick", "relpath": "1.mp4"}) == "hitting with a stick"
     with pytest.raises(RowError, match="no text"):
         metrics.caption({"text": " "})
+    with pytest.raises(RowError, match="column text holds no text but a mapping"):
+        metrics.caption({"text": {"a": "dog"}, "class": "dog"})
     with pytest.raises(Skip, match="1 pictures, of which the first 1 are not judged"):
         metrics.clip_mean(np.ones(1), 1)
 

@@ -86,6 +86,7 @@ class ImageAudio(_Similarity):
     columns = {"ia": "mean cosine of pictures and sound, -1 to 1"}
     ranges = {"ia": (-1.0, 1.0)}
     needs = ("picture", "sound")
+    resampler = "soxr HQ to 16000 Hz"
     settings = {**_STANDARD, "clips": 3, "channel": "mean"}
     protocols = {"asva": {**_ASVA, "clips": 1, "channel": "first"}}
 
@@ -129,10 +130,15 @@ class ImageText(_Similarity):
     source = ImageAudio.source
     columns = {"it": "mean cosine of pictures and text, -1 to 1"}
     ranges = {"it": (-1.0, 1.0)}
-    needs = ("picture",)
+    needs = ("picture", "text")
+    chance_how = "none: it does not hear the sound"
     settings = {**_STANDARD, "words": "caption"}
     protocols = {"asva": {**_ASVA, "words": "class"}}
     requires = (*_Similarity.requires, ("tokenizers", "tokenizers"))
+
+    @property
+    def texts(self):
+        return (*CLASSES, "relpath", *TEXTS) if self.set["words"] == "class" else (*TEXTS, *CLASSES)
 
     def prepare(self, pair):
         import numpy as np
@@ -156,6 +162,8 @@ def caption(row: dict) -> str:
     for column in (*TEXTS, *CLASSES):
         text = row.get(column)
         text = next(iter(text), None) if isinstance(text, list) else text
+        if isinstance(text, dict):
+            raise RowError(f"column {column} holds no text but a mapping; give the text alone")
         if text is not None and str(text).strip():
             return str(text)
     raise RowError(f"the row has no text to judge its picture by (columns looked at: {', '.join((*TEXTS, *CLASSES))})")
