@@ -86,3 +86,17 @@ def test_the_vta_ldm_workflow_plans_every_stage():
         assert "torchrun --nproc-per-node 2 -m avtools train vta-ldm /nowhere/features.csv" in done.stdout
     done = subprocess.run(["make", "-n", "-f", "workflows/vta-ldm.mk", "score", "OUT=/nowhere", "WEIGHTS=w"], cwd=ROOT, capture_output=True, text=True)
     assert '--weights "w"' in done.stdout and " train " not in done.stdout.replace("split/train", "")
+
+
+def test_the_avsync_workflow_plans_every_stage():
+    def plan(*variables):
+        done = subprocess.run(["make", "-n", "-f", "workflows/avsync.mk", "OUT=/nowhere", *variables], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    small = plan("SYNTH=24", "PRESET=tiny", "JUDGE_PRESET=tiny", "NPROC=2")
+    for stage in ("avtools synth -n 24", "torchrun --nproc-per-node 2 -m avtools train avsyncd", "train avsync ", "--samples-per-row 3", "score avsync,relsync", "score sync-accuracy"):
+        assert stage in small
+    released = plan("DATA=AVSync15", "JUDGE_DATA=VGGSS", "WEIGHTS=w", "JUDGE=j", "METRICS=fvd,fid")
+    assert 'import avsyncd "AVSync15"' in released and 'import avsyncd "VGGSS"' in released and " train avsync" not in released
+    assert '--weights "w"' in released and '--weights "avsync=j"' in released and "score fvd,fid" in released
