@@ -18,8 +18,11 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 demo: $(READY)
 	PATH="$(BIN):$$PATH" bash workflows/demo.sh $(if $(CLIPS),"$(CLIPS)")
 
+# Half as many again as there are CPUs: much of a test is waiting for the processes that it starts.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)) * 3 // 2)')
+
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not learn and not cluster" tests
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not learn and not cluster" tests
 
 # What longer training learns; minutes each.
 learn: $(READY)
