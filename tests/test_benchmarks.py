@@ -30,6 +30,7 @@ def test_an_unknown_benchmark_is_named():
     assert done.returncode == 2 and "nonsense" in done.stderr
 
 
+@pytest.mark.learn  # a minute of other people's networks
 def test_both_ways_of_vta_ldm_agree_and_the_passes_are_counted(tmp_path):
     done = bench("--quick", "--json", tmp_path / "b.json", "vta_ldm")  # any disagreement ends it
     assert done.returncode == 0, done.stderr

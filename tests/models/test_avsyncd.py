@@ -776,6 +776,7 @@ def synthesise(folder, count, seed):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.learn  # longer than a tiny training may take in each run of the tests
 def test_it_learns_what_is_heard(tmp_path):
     """After 300 steps of 6 small clips, held-out pictures are told better with the clip's own sound than with another's.
 
