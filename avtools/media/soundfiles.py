@@ -268,7 +268,7 @@ def open_sound(path):
 
     Raises :class:`MediaError` if it is no media, has no sound, or is damaged beyond use.
     """
-    file = _sndfile(path)
+    file = sndfile(path)
     if file is not None:
         with file:
             yield _FileSound(path, file)
@@ -344,7 +344,7 @@ def to_float(chunk, dtype):
     return chunk
 
 
-def _sndfile(path):
+def sndfile(path):
     """Open `path` with libsndfile if it is a PCM or FLAC file, else return None."""
     if not os.path.isfile(path):
         return None  # the caller's other way of opening says what is wrong

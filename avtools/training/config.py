@@ -64,6 +64,12 @@ def resolve(cls: type, presets: dict[str, dict], preset: str | None = None, file
         except ValueError as error:
             raise UsageError(f"{file}: not valid JSON ({error})") from None
         merge(config, found.get("config", found) if isinstance(found, dict) else found, file)
+    set_all(config, sets)
+    return config
+
+
+def set_all(config, sets: Iterable[str]) -> None:
+    """Put KEY=VALUE settings into the dataclass `config`; UsageError as by :func:`resolve`."""
     for text in sets:
         name, equals, value = text.partition("=")
         if not equals:
@@ -73,7 +79,6 @@ def resolve(cls: type, presets: dict[str, dict], preset: str | None = None, file
         except ValueError:
             pass  # text without quotes
         set_one(config, name, value, f"--set {text}")
-    return config
 
 
 def merge(config, values: Any, where: str) -> None:

@@ -319,7 +319,7 @@ def heard(sound, starts) -> dict:
     """`sound` (N,) float32 at 16 kHz, the first channel of metrics.media.Sound, and `begins` (K,): where each clip begins in it."""
     import numpy as np
 
-    from avtools.models.parts.sync_clips import _resampled
+    from avtools.models.parts.sync_clips import resampled
 
     whole, rate, length = sound.samples[:, 0], sound.rate, round(SECONDS * RATE)
 
@@ -332,7 +332,7 @@ def heard(sound, starts) -> dict:
         low, high = max(0, first), min(len(whole), last)
         if low < high:
             part[low - first : high - first] = whole[low:high]
-        part = _resampled(part[:, None], rate)[0]
+        part = resampled(part[:, None], rate)[0]
         begin = math.floor(start * RATE + 1e-3) - first * RATE // rate
         return part[begin : begin + samples]
 

@@ -115,13 +115,7 @@ def config_of(path, preset: str | None = None, sets=()) -> Config:
         config.unet = unet_config(released_folder(path) / "config.json")
     else:
         config = settings.of_checkpoint(own, "avsyncd", Config(), preset)
-    for text in sets:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise UsageError(f"--set {text}: write KEY=VALUE")
-        with contextlib.suppress(ValueError):
-            value = json.loads(value)
-        settings.set_one(config, name, value, f"--set {text}")
+    settings.set_all(config, sets)
     return config
 
 

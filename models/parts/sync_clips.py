@@ -367,7 +367,7 @@ def _exact_sounds(source, starts, begin: Fraction | None, legacy) -> list[np.nda
         pieces, end = _gathered(sound, [(low - shift, high - shift) for low, high in spans])
     if end is not None:
         _check_end(source, "sound", Fraction(end + shift, rate), starts, legacy)
-    pieces = [_resampled(piece, rate) for piece in pieces]
+    pieces = [resampled(piece, rate) for piece in pieces]
     found = []
     for start in starts:
         at = next(k for k in reversed(range(len(spans))) if spans[k][0] <= first_sample(start, rate))
@@ -433,7 +433,7 @@ def _packet_sounds(source, starts, begin: Fraction, rule: str, legacy) -> list[n
             late = round((pieces[0][0] - Fraction(start)) * rate)
             sound = np.pad(sound[max(0, -late) :], ((max(0, late), 0), (0, 0)))[: math.ceil(SECONDS * rate)]
             sound = np.pad(sound, ((0, math.ceil(SECONDS * rate) - len(sound)), (0, 0)))
-        found.append(_resampled(sound, rate)[:, : None if "packets" in legacy else SAMPLES])
+        found.append(resampled(sound, rate)[:, : None if "packets" in legacy else SAMPLES])
     return found
 
 
@@ -457,7 +457,7 @@ def _packets(container, stream):
             time += Fraction(frame.samples, frame.sample_rate)
 
 
-def _resampled(samples: np.ndarray, rate: int) -> np.ndarray:
+def resampled(samples: np.ndarray, rate: int) -> np.ndarray:
     """(n, channels) -> (channels, ceil(n * 16000 / rate)); as the networks have heard it wherever that filter is of bearable size."""
     if rate == RATE:
         return np.ascontiguousarray(samples.T)
@@ -482,10 +482,10 @@ def _picture_start(path) -> Fraction | None:
     """The time of a video's first frame in the file's clock; None for a sound file."""
     from avtools.media.container import best_video, open_input
     from avtools.media.probe import skip_others
-    from avtools.media.soundfiles import _sndfile
+    from avtools.media.soundfiles import sndfile
     from avtools.media.video import shown_frames
 
-    file = _sndfile(path)
+    file = sndfile(path)
     if file is not None:
         file.close()
         return None

@@ -78,13 +78,7 @@ def config_of(path, preset: str | None = None, sets=()) -> Config:
         settings.merge(config, released_config(path), str(path))
     else:
         raise FatalError(f"{path}: tells no configuration; give the folder of the checkpoint, or --preset")
-    for text in sets:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise UsageError(f"--set {text}: write KEY=VALUE")
-        with contextlib.suppress(ValueError):
-            value = json.loads(value)
-        settings.set_one(config, name, value, f"--set {text}")
+    settings.set_all(config, sets)
     return config
 
 

@@ -1,6 +1,7 @@
 """Layouts that are tables: JavisDiT, VTA-LDM, VATT.  Written and read by the real program."""
 
 import csv
+import io
 import json
 import os
 import signal
@@ -108,7 +109,7 @@ class TestAnyLayout:
         written(tmp_path / "t.csv", [clip("a", "../train"), clip("b", "train")])
         done = avtools("mkmeta", "export", layout, "t.csv", "-d", "out", status=1)
         assert "t.csv:2" in done.stderr and "'../train'" in done.stderr
-        assert [row["id"] for row in csv.DictReader(done.stdout.splitlines())] == ["b"] or "\n" in done.stdout
+        assert [row["id"] for row in csv.DictReader(io.StringIO(done.stdout))] == ["b"]
         assert len(files(tmp_path / "out")) == 1 and not (tmp_path / "train.csv").exists()
 
     def test_bad_rows_that_were_kept_pass_by(self, avtools, layout, tmp_path):

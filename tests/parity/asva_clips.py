@@ -25,7 +25,7 @@ def mel(case, _):
     batch = torch.stack([case.inputs["wave_exact"], case.inputs["wave_stereo"][:1]])
     assert torch.equal(kaldi.mel(batch)[1], kaldi.mel(case.inputs["wave_stereo"][:1]))  # clips do not touch each other
     native = case.inputs["wave_native"]
-    found = torch.from_numpy(sync_clips._resampled(native.T.numpy(), config["native_rate"]))
+    found = torch.from_numpy(sync_clips.resampled(native.T.numpy(), config["native_rate"]))
     case.check("resampled", found.reshape(case.outputs["resampled"].shape))
     case.check("mel_resampled", kaldi.mel(found, **settings)[:, ::2, :100])
     heard = np.concatenate([sync_clips.reread(packet) for packet in case.inputs["packets"].numpy()])
