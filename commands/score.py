@@ -6,16 +6,15 @@ from avtools.cli import Files, row_command
 
 
 def metrics(ctx, param, incomplete):
-    from avtools.metrics import PLAIN
-    from avtools.models.registry import METRICS
+    from avtools.models.registry import metric_names
 
     before, comma, last = incomplete.rpartition(",")
-    return [before + comma + name for name in sorted({**PLAIN, **METRICS}) if name.startswith(last)]
+    return [before + comma + name for name in metric_names() if name.startswith(last)]
 
 
 @row_command()
 @click.argument("metric", metavar="METRIC[,METRIC...]", shell_complete=metrics)
-@click.option("--protocol", metavar="NAME", help="A paper's choices instead of the standard definition: asva, javisbench.")
+@click.option("--protocol", metavar="NAME", help="A paper's choices instead of the standard definition: asva, javisbench, mmaudio, vatt; METRIC 'all' is then all that it has.")
 @click.option("--summary", metavar="FILE", type=Files("json"), help="Write the set's results and all that they depend on to FILE as JSON.")
 @click.option("--canary", is_flag=True, help="Judge silence, noise, other rows' sounds and a shift of 0.4 s too, and say which metric cannot tell them from the true pairs.")
 @click.option("--exchange", metavar="COLUMN[,COLUMN...]", help="A control: judge each row with the sound of another row that has the same cells in these columns ('' for any row).")
@@ -25,8 +24,12 @@ def metrics(ctx, param, incomplete):
 @click.option("--reference-audio-column", metavar="COLUMN", help="The true sound (default: audio_path, else the true picture's own).")
 @click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="Change a setting of a metric, such as onset-f1.tolerance=0.1 (repeatable).")
 @click.option("--weights", metavar="[NAME=]SOURCE", multiple=True, help="Weights of a metric's network, by the metric's name or the network's ('avtools metrics' has both): a file, a folder, or hf:OWNER/NAME[@REVISION] (repeatable).")
+@click.option("--by", metavar="COLUMN[,COLUMN...]", help="Results of each part of the set, too: of the rows with the same cell in this column.")
+@click.option("--intervals", type=click.Choice(["t", "bootstrap"]), default="t", show_default=True, help="Of means over rows: Student's t, or a bootstrap over keys, which knows that samples of one clip are alike. Those of whole sets are a jackknife's.")
+@click.option("--cache", metavar="DIR", type=Files(), envvar="AVTOOLS_CACHE", help="Keep networks' features in DIR by the content of the files, and read them there (default: the environment's AVTOOLS_CACHE, if it is set).")
+@click.option("--batch-size", metavar="N", type=click.IntRange(1), default=16, show_default=True, help="Clips that a network sees at once; the results do not depend on it.")
 @click.option("--seed", type=int, metavar="N", default=0, show_default=True, help="Of the controls' noise and exchanged sounds.")
-def command(shared, metric, protocol, summary, canary, exchange, video_column, audio_column, reference_video_column, reference_audio_column, sets, weights, seed):
+def command(shared, metric, protocol, summary, canary, exchange, video_column, audio_column, reference_video_column, reference_audio_column, sets, weights, by, intervals, cache, batch_size, seed):
     """Judge each row's picture and sound by METRIC ('avtools metrics' lists them).
 
     Metrics of a row become columns; where there is nothing to measure (onsets of silence) the cell is empty and the
@@ -43,27 +46,38 @@ def command(shared, metric, protocol, summary, canary, exchange, video_column, a
     """
     from avtools.errors import UsageError
     from avtools.hub import Weights
-    from avtools.metrics import check_installed, configured, scoring
+    from avtools.metrics import check_installed, configured, named, scoring
     from avtools.models import registry
 
-    names = [name.strip() for name in metric.split(",")]
+    if metric == "all" and protocol is None:
+        raise UsageError("all: of a protocol; give --protocol NAME, or name the metrics")
+    names = list(registry.protocol(protocol)) if metric == "all" else [name.strip() for name in metric.split(",")]
     if len(set(names)) < len(names):
         raise UsageError(f"{metric}: a metric is named twice; name each once")
-    classes = [registry.metric(name) for name in names]
-    for one in classes:
+    classes = [registry.metric(name.partition(":")[0]) for name in names]
+    variants = [named(name, one) for name, one in zip(names, classes, strict=True)]
+    metrics = configured(classes, protocol, sets, variants)
+    for one in metrics:
         check_installed(one)
     given = Weights.parse(weights)
-    given.check(dict.fromkeys(name for one in classes if one.network for name in (one.name, *(part.name for part in one.parts))))
+    given.check(dict.fromkeys(known for one in metrics if one.network for known in one.weights_names))
     columns = {"video": video_column, "audio": audio_column, "reference_video": reference_video_column, "reference_audio": reference_audio_column}
-    within = None if exchange is None else tuple(name.strip() for name in exchange.split(",") if name.strip())
     return scoring.work(
-        configured(classes, protocol, sets),
+        metrics,
         shared,
         named=columns,
         protocol=protocol,
         summary=summary,
         canary=canary,
-        exchange=within,
+        exchange=_columns(exchange),
         seed=seed,
         weights=given,
+        intervals=intervals,
+        by=_columns(by) or (),
+        cache=cache,
+        batch_size=batch_size,
     )
+
+
+def _columns(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())

@@ -50,6 +50,27 @@ def metric(name: str):
     return _named(name, {**PLAIN, **METRICS}, "metric", "avtools metrics")
 
 
+#: --protocol NAME -> the metrics of `avtools score all`.
+PROTOCOLS: dict[str, tuple[str, ...]] = {
+    "asva": ("relsync", "alignsync", "ia", "it", "fvd", "fid"),
+}
+VARIANTS: dict[str, tuple[str, ...]] = {}  # metric -> what may follow its name and a colon
+
+
+def protocol(name: str) -> tuple[str, ...]:
+    """The metrics of a paper's protocol."""
+    if name not in PROTOCOLS:
+        raise UsageError(f"--protocol {name}: no protocol of that name (there are: {', '.join(PROTOCOLS)})")
+    return PROTOCOLS[name]
+
+
+def metric_names() -> list[str]:
+    """All names that `score` takes, with their variants."""
+    from avtools.metrics import PLAIN
+
+    return sorted([*PLAIN, *METRICS, *(f"{name}:{variant}" for name, variants in VARIANTS.items() if name in METRICS for variant in variants)])
+
+
 def layout(name: str):
     """The class of a layout (:class:`avtools.exchange.Layout`)."""
     return _named(name, LAYOUTS, "layout", "avtools mkmeta export --help")

@@ -28,6 +28,7 @@ PLAIN = {
     "onset-f1": "avtools.metrics.onsets:OnsetF1",
 }
 BLOCKS = 20  # of the jackknife
+RESAMPLES = 1000  # of the bootstrap
 
 
 class Skip(Exception):
@@ -50,15 +51,33 @@ class Metric:
     texts: tuple[str, ...] = ()  # where it needs "text": the columns that may hold it, as the settings choose them
     per_row: ClassVar[bool] = True
     settings: ClassVar[dict[str, Any]] = {}  # name -> default
+    variants: ClassVar[tuple[str, ...]] = ()  # the values of the setting `model`, where NAME:VALUE names the metric with it
     protocols: ClassVar[dict[str, dict[str, Any]]] = {}  # name -> the settings that a paper chose
     requires: ClassVar[tuple[tuple[str, str], ...]] = ()  # (module, package of pip)
     resampler: ClassVar[str | None] = None
     network: ClassVar[bool] = False
     parts: ClassVar[tuple] = ()  # the networks' weights (avtools.hub.Part), which several metrics may share
+    suffix = ""  # of a variant's columns
     released_run: ClassVar[bool | None] = None  # whether the real released weights were ever run; None: has none
 
     def __init__(self, **settings):
         self.set = {**self.settings, **settings}
+
+    @property
+    def weights_names(self) -> tuple[str, ...]:
+        """What may stand before --weights NAME=."""
+        return (type(self).name, *(part.name for part in self.parts))
+
+    def as_variant(self, variant: str) -> "Metric":
+        """Itself under the name NAME:VARIANT, its columns with _VARIANT behind them: several of them may judge the same rows."""
+        cls, self.suffix = type(self), "_" + variant.replace("-", "_")
+        self.name = f"{cls.name}:{variant}"
+        self.columns, self.ranges = self.suffixed(cls.columns), self.suffixed(cls.ranges)
+        return self
+
+    def suffixed(self, cells: dict) -> dict:
+        """`cells` of the class's columns under those of the instance."""
+        return {column + self.suffix: value for column, value in cells.items()} if self.suffix else cells
 
     # --- in a worker -------------------------------------------------------------------------------------
 
@@ -74,6 +93,10 @@ class Metric:
         """For a network: its input for this row, name -> array."""
         raise NotImplementedError
 
+    def expects(self):
+        """(role, avtools.metrics.pictures.Watch) of all that it watches, so that one decode of the file serves all metrics."""
+        return ()
+
     # --- a network, in the main process of each rank -----------------------------------------------------
 
     def load(self, device, weights) -> None:
@@ -84,8 +107,8 @@ class Metric:
         """Results of a batch, one for each item: name -> array."""
         raise NotImplementedError
 
-    def weights_digest(self, weights) -> str:
-        """What identifies the weights, for the summary."""
+    def weights_digest(self, weights) -> str | dict[str, str]:
+        """What identifies the weights, for the summary: of one network, or name -> digest."""
         raise NotImplementedError
 
     # --- a whole set -------------------------------------------------------------------------------------
@@ -118,25 +141,45 @@ def check_installed(metric: type[Metric]) -> None:
         raise FatalError(f"metric '{metric.name}' needs {' and '.join(missing)}, not installed here: pip install {' '.join(missing)}")
 
 
-def configured(classes: list[type[Metric]], protocol: str | None, sets: tuple[str, ...]) -> list[Metric]:
-    """Instances of the metrics with the settings of `protocol` and of `sets` ("[METRIC.]KEY=VALUE")."""
+def named(name: str, cls: type[Metric]) -> str | None:
+    """The variant in NAME[:VARIANT]; UsageError where `cls` has none of that name."""
+    _, colon, variant = name.partition(":")
+    if colon and variant not in cls.variants:
+        known = f"it has {', '.join(cls.variants)}" if cls.variants else f"it has none; write {cls.name}"
+        raise UsageError(f"{name}: metric '{cls.name}' has no variant '{variant}' ({known})")
+    return variant or None
+
+
+def configured(classes: list[type[Metric]], protocol: str | None, sets: tuple[str, ...], variants: list[str | None] | None = None) -> list[Metric]:
+    """Instances of the metrics with the settings of `protocol` and of `sets` ("[METRIC.]KEY=VALUE").
+
+    `variants`: of each class, one of its variants, or None; a class may be there once for each.
+    """
+    variants = variants or [None] * len(classes)
     if protocol is not None and not any(protocol in cls.protocols for cls in classes):
         known = sorted({name for cls in classes for name in cls.protocols})
         told = f"; they have: {', '.join(known)}" if known else "; they have only their standard definition"
         raise UsageError(f"--protocol {protocol}: none of {', '.join(cls.name for cls in classes)} has it{told}")
-    chosen: dict[str, dict] = {cls.name: dict(cls.protocols.get(protocol, {})) for cls in classes}
+    distinct = list(dict.fromkeys(classes))
+    chosen: dict[str, dict] = {cls.name: dict(cls.protocols.get(protocol, {})) for cls in distinct}
     for text in sets:
         key, sign, value = text.partition("=")
         metric, _, name = key.rpartition(".")
-        found = [cls for cls in classes if name in cls.settings and metric in ("", cls.name)]
+        found = [cls for cls in distinct if name in cls.settings and metric in ("", cls.name)]
         if not sign or len(found) != 1:
-            known = ", ".join(f"{cls.name}.{name}" for cls in classes for name in cls.settings) or "none"
+            known = ", ".join(f"{cls.name}.{name}" for cls in distinct for name in cls.settings) or "none"
             why = "is not KEY=VALUE" if not sign else "is a setting of several; write METRIC.KEY" if found else "is no setting of these metrics"
             raise UsageError(f"--set {text}: {why} (there are: {known})")
         if name in found[0].protocols.get(protocol, {}):
             raise UsageError(f"--set {text}: --protocol {protocol} fixes it")
+        if name == "model" and any(variant for cls, variant in zip(classes, variants, strict=True) if cls is found[0]):
+            raise UsageError(f"--set {text}: the metric's name says which, as in {found[0].name}:{found[0].variants[0]}")
         chosen[found[0].name][name] = _read(value, found[0].settings[name], text)
-    return [cls(**chosen[cls.name]) for cls in classes]
+    made = []
+    for cls, variant in zip(classes, variants, strict=True):
+        settings = chosen[cls.name] | ({"model": variant} if variant else {})
+        made.append(cls(**settings).as_variant(variant) if variant else cls(**settings))
+    return made
 
 
 def _read(value: str, default, text: str):
@@ -161,8 +204,8 @@ class Mean:
         self.count, self.mean, self.squares = 0, 0.0, 0.0
         self.skipped: dict[str, int] = {}
 
-    def add(self, value: float | None, reason: str | None) -> None:
-        """One row more; None: skipped, for this reason."""
+    def add(self, value: float | None, reason: str | None, key: int = 0) -> None:
+        """One row more; None: skipped, for this reason.  `key`: a hash of its key."""
         if value is None:
             self.skipped[reason] = self.skipped.get(reason, 0) + 1
             return
@@ -182,6 +225,50 @@ class Mean:
             return None
         half = student(self.count - 1) * self.std / math.sqrt(self.count)
         return [max(low, self.mean - half), min(high, self.mean + half)]
+
+
+class Bootstrapped(Mean):
+    """A mean with a bootstrap's percentile interval: resamples of keys, since rows of one key (samples of one clip) are not independent.
+
+    How often a key is in each resample is drawn from Poisson(1), by the key alone (Hanley and MacGibbon 2006): sums suffice, and
+    the interval depends neither on the rows' order nor on the number of ranks.
+    """
+
+    how = f"95 %, percentiles of {RESAMPLES} bootstrap resamples of keys"
+
+    def __init__(self):
+        import numpy as np
+
+        super().__init__()
+        self.weights, self.sums = np.zeros(RESAMPLES), np.zeros(RESAMPLES)
+
+    def add(self, value, reason, key=0):
+        super().add(value, reason, key)
+        if value is not None:
+            drawn = _resampled(key)
+            self.weights += drawn
+            self.sums += drawn * value
+
+    def interval(self, low=-math.inf, high=math.inf):
+        import numpy as np
+
+        if self.count < 3:
+            return None
+        there = self.weights > 0
+        ends = np.percentile(self.sums[there] / self.weights[there], (2.5, 97.5))
+        return [max(low, float(ends[0])), min(high, float(ends[1]))]
+
+
+@functools.lru_cache(maxsize=64)
+def _resampled(key: int):
+    """How often the key is in each resample: float array (RESAMPLES,)."""
+    import numpy as np
+
+    return np.random.Generator(np.random.Philox(key=key)).poisson(1.0, RESAMPLES).astype(float)
+
+
+#: --intervals -> of the means of rows; those of whole sets are the jackknife's always: resamples hold rows twice, which biases distances.
+INTERVALS = {"t": Mean, "bootstrap": Bootstrapped}
 
 
 class Jackknife:
@@ -226,7 +313,7 @@ class Jackknife:
 
     def _finalized(self, state) -> dict:
         try:
-            return self.metric.finalize(state)
+            return self.metric.suffixed(self.metric.finalize(state))
         except Skip as skip:
             return dict.fromkeys(self.metric.columns, skip)
 

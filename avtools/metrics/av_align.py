@@ -1,6 +1,11 @@
 """AV-Align: whether what is heard to begin is seen to move."""
 
+import dataclasses
+import types
+
+from avtools.errors import MediaError
 from avtools.metrics import Metric, Skip
+from avtools.metrics.pictures import Watch
 
 
 class AvAlign(Metric):
@@ -23,8 +28,11 @@ class AvAlign(Metric):
     protocols = {"javisbench": {"epsilon": 1e-6}}  # added to the denominator: what has neither gets 0
     requires = (("librosa", "librosa"), ("cv2", "opencv-python-headless"))
 
+    def expects(self):
+        return [("video", Flow())]
+
     def row(self, item):
-        flow = item.keep("flow", lambda: mean_flow(item.gray_frames()))
+        flow = item.watched("video", Flow())
         if flow is None:
             raise Skip("the picture has one frame, so nothing moves")
         fps = item.facts["picture"]["fps"]
@@ -49,22 +57,46 @@ def onset_times(samples, rate: int):
     return librosa.onset.onset_detect(onset_envelope=onset_strength(samples, rate), sr=rate, units="time")
 
 
+@dataclasses.dataclass(frozen=True)
+class Flow(Watch):
+    """Mean magnitude of the dense optical flow from each frame to the next, as :func:`mean_flow` has it."""
+
+    def begin(self, clip):
+        return _Flow(clip.path)
+
+
+class _Flow:
+    def __init__(self, path: str = "the frames"):
+        self.path, self.values, self.last, self.flow = path, [], None, None
+
+    def add(self, number: int, frame) -> None:
+        import cv2
+        import numpy as np
+
+        gray = frame.gray
+        if self.last is not None:
+            if gray.shape != self.last.shape:
+                raise MediaError(f"{self.path}: its picture changes size; make it one with 'avtools uni-fps --crop-resize'")
+            cv2.setNumThreads(1)  # one process per core
+            self.flow = cv2.calcOpticalFlowFarneback(self.last, gray, self.flow, 0.5, 3, 15, 3, 5, 1.2, 0)
+            self.values.append(float(np.mean(cv2.magnitude(self.flow[..., 0], self.flow[..., 1]))))
+        self.last = gray
+
+    def result(self):
+        import numpy as np
+
+        return np.array(self.values[:1] + self.values) if self.values else None
+
+
 def mean_flow(frames):
     """Mean magnitude of the flow from each gray frame (uint8) to the next, pixels: float array, one for each frame.
 
     Value i is of frames i-1 to i; the first repeats the second.  None for a single frame.
     """
-    import cv2
-    import numpy as np
-
-    cv2.setNumThreads(1)  # one process per core
-    values, last, flow = [], None, None
-    for gray in frames:
-        if last is not None:
-            flow = cv2.calcOpticalFlowFarneback(last, gray, flow, 0.5, 3, 15, 3, 5, 1.2, 0)
-            values.append(float(np.mean(cv2.magnitude(flow[..., 0], flow[..., 1]))))
-        last = gray
-    return np.array(values[:1] + values) if values else None
+    flow = _Flow()
+    for number, gray in enumerate(frames):
+        flow.add(number, types.SimpleNamespace(gray=gray))
+    return flow.result()
 
 
 def peak_times(flow, fps: float):

@@ -222,7 +222,7 @@ class Frechet(Metric):
             raise Skip(f"{min(counts)} {self.unit} in the smaller set; a distance needs two")
         lacking = max(0, len(sets[0].mean) + 1 - min(counts))
         told = [*counts, lacking] if whole else [Skip("told of the whole set alone")] * 3  # without intervals
-        return dict(zip(self.columns, (distance(*sets), *told), strict=True))
+        return dict(zip(type(self).columns, (distance(*sets), *told), strict=True))
 
     def remarks(self, state):
         try:

@@ -10,11 +10,15 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from avtools.errors import MediaError, RowError
-from avtools.rows.keys import PLACEHOLDER, path_of
+from avtools.metrics.pictures import Pictures, Seen, Watch
+from avtools.metrics.pictures import watch as look
+from avtools.rows.keys import PLACEHOLDER, number, path_of
 
 PICTURE = ("generated_path", "path")
 SOUND = ("generated_audio_path", "audio_path")
 REFERENCE_PICTURE, REFERENCE_SOUND = ("path",), ("audio_path",)
+_CAPTION = ("text", "description", "captions", "class", "label")
+TEXTS = {"text": _CAPTION, "audio_text": ("audio_text", *_CAPTION)}  # the first column that is not empty
 ROLES = ("video", "audio", "reference_video", "reference_audio")
 _DEFAULTS = {"video": PICTURE, "audio": (*SOUND, *PICTURE), "reference_video": REFERENCE_PICTURE, "reference_audio": (*REFERENCE_SOUND, *REFERENCE_PICTURE)}
 
@@ -62,6 +66,8 @@ class Pair:
 
     def __init__(self, row: dict, named: dict[str, str | None], sound_file: str | None = None):
         self.row, self.named, self.facts, self.kept = row, named, {}, {}
+        self.expected: dict[str, dict[Watch, None]] = {}
+        self.heard_at: dict = {}
         self._sound_file = sound_file
 
     def file(self, role: str) -> str:
@@ -86,7 +92,7 @@ class Pair:
     def with_sound(self, sound: Sound) -> "Pair":
         """The same picture and references with another sound."""
         other = Pair(self.row, self.named)
-        other.sound, other.kept, other.facts = sound, self.kept, self.facts
+        other.sound, other.kept, other.facts, other.expected = sound, self.kept, self.facts, self.expected
         return other
 
     def keep(self, name: str, make):
@@ -95,43 +101,84 @@ class Pair:
             self.kept[name] = make()
         return self.kept[name]
 
-    def gray_frames(self):
-        """Yield the shown frames of the judged picture upright: uint8 (height, width), BT.601 luma of 8-bit RGB.
+    def expect(self, role: str, watch: Watch) -> None:
+        """Say that `watch` will be asked for, so that one decode serves all."""
+        self.expected.setdefault(role, {})[watch] = None
 
-        Size and rate come to `facts["picture"]` with the first, their number with the last.
+    def watched(self, role: str, watch: Watch):
+        """What `watch` makes of the picture that plays `role`, "video" or "reference_video".
+
+        A reference whose row has a `reference_start` begins there (seconds), and lasts as long as the judged picture.
         """
-        import cv2
+        found = self.kept.setdefault(("watched", role), {})
+        if watch not in found:
+            path = self.file(role)
+            if role == "reference_video":
+                self.check_reference("video")
+            begin, end = self.span(role)
+            wanted = [one for one in dict.fromkeys([*self.expected.get(role, {}), watch]) if one not in found]
+            results, facts = look(path, wanted, begin, end)
+            self.facts["picture" if role == "video" else "reference picture"] = facts
+            found |= dict(zip(wanted, results, strict=True))
+        return found[watch]
 
-        from avtools.media.container import best_video, name_of, open_input
-        from avtools.media.probe import clockwise
-        from avtools.media.video import shown_frames
+    def seen(self, role: str, pictures: Pictures) -> Seen:
+        """The pictures of "video" or "reference_video" that are asked for."""
+        return self.watched(role, pictures)
 
-        cv2.setNumThreads(1)  # one process per core
-        path = self.file("video")
-        with open_input(path) as container:
-            stream = best_video(container)
-            if stream is None:
-                raise MediaError(f"{name_of(container)}: has no picture; give a video file, or name its column with --video-column")
-            fps = stream.average_rate or stream.guessed_rate
-            if not fps:
-                raise MediaError(f"{name_of(container)}: its frame rate is unknown; make it constant with 'avtools uni-fps'")
-            facts = {"frames": 0, "fps": float(fps), "decoder": stream.codec_context.name}
-            self.facts["picture"] = facts
-            size = None
-            for _, frame in shown_frames(container, stream):
-                bgr = frame.to_ndarray(format="bgr24")
-                gray = cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY)
-                if turn := clockwise(frame):
-                    gray = cv2.rotate(gray, {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}[turn])
-                if size is None:
-                    size = gray.shape
-                    facts["size"] = f"{size[1]}x{size[0]}"
-                elif gray.shape != size:
-                    raise MediaError(f"{name_of(container)}: its picture changes size; make it one with 'avtools uni-fps --crop-resize'")
-                facts["frames"] += 1
-                yield gray
-            if not facts["frames"]:
-                raise MediaError(f"{name_of(container)}: none of its picture can be decoded; is it complete?")
+    def heard(self, role: str, rate: int):
+        """The sound that plays `role`, "audio" or "reference_audio": the mean of its channels at `rate` Hz (soxr HQ), float32 (n,)."""
+
+        def make():
+            import numpy as np
+            import soxr
+
+            if role == "reference_audio":
+                self.check_reference("audio")
+            sound = self.sound if role == "audio" else self.reference_sound
+            mono = sound.mono
+            if role == "reference_audio":
+                begin, end = self.span(role)
+                mono = mono[round(begin * sound.rate) : None if end is None else round(end * sound.rate)]
+                if not len(mono):
+                    raise RowError(f"{self.file(role)}: has no sound from {begin:g} s on, where its part is to begin")
+            mono = np.ascontiguousarray(mono, np.float32)
+            return mono if sound.rate == rate else soxr.resample(mono, sound.rate, rate)
+
+        mine = self.heard_at if role == "audio" else self.kept  # a control's sound is not its row's
+        if (role, rate) not in mine:
+            mine[role, rate] = make()
+        return mine[role, rate]
+
+    def span(self, role: str) -> tuple[float, float | None]:
+        """Where the part of a reference begins and ends, seconds; 0 and None for what is judged and for whole references."""
+        begin = number(self.row, "reference_start") if role.startswith("reference") else None
+        if begin is None:
+            return 0.0, None
+        if begin < 0:
+            raise RowError(f"reference_start {begin:g}: give seconds from the reference's first frame")
+        if role == "reference_audio":
+            return begin, begin + len(self.sound.samples) / self.sound.rate
+        return begin, begin + self.keep("judged seconds", lambda: _seconds(self.file("video")))
+
+    def check_reference(self, what: str) -> None:
+        """RowError where the judged "video" or "audio" is its own reference: a set is no measure of itself."""
+        judged, true = self.file(what), self.file(f"reference_{what}")
+        if judged == true and not self.named.get(f"reference_{what}"):
+            made = {"video": "generated_path", "audio": "generated_audio_path (or generated_path)"}[what]
+            raise RowError(f"{judged}: would be judged by itself; give {made}, or --reference-{what}-column")
+
+    def words(self, role: str) -> str:
+        """The row's text: "text" its caption, "audio_text" what is said of its sound, else its caption; RowError where it has none."""
+        columns = TEXTS[role]
+        for column in columns:
+            text = self.row.get(column)
+            text = next(iter(text), None) if isinstance(text, list) else text
+            if isinstance(text, dict):
+                raise RowError(f"column {column} holds no text but a mapping; give the text alone")
+            if text is not None and str(text).strip():
+                return str(text)
+        raise RowError(f"the row has no text to judge by (columns looked at: {', '.join(columns)})")
 
     def _read(self, role: str, path: str) -> Sound:
         sound = read_sound(path)
@@ -142,6 +189,14 @@ class Pair:
             "not_finite": sound.broken,
         }
         return sound
+
+
+def _seconds(path: str) -> float:
+    """How long a picture is shown."""
+    from avtools.media.probe import probe
+
+    picture = probe(path).picture
+    return float(picture.duration) if picture is not None and picture.duration else 0.0
 
 
 def read_sound(path: str, limit: int = 1 << 29) -> Sound:

@@ -5,6 +5,7 @@ model; what the set's summary needs comes to the writing process with the row, i
 """
 
 import base64
+import functools
 import hashlib
 import itertools
 import json
@@ -14,9 +15,10 @@ from collections.abc import Iterable, Iterator
 
 from avtools.engine import Items, Model
 from avtools.errors import RowError, UsageError
-from avtools.metrics import BLOCKS, Jackknife, Mean, Metric, Skip
+from avtools.metrics import BLOCKS, INTERVALS, Jackknife, Metric, Skip
+from avtools.metrics.extracting import Cache, Extractor, OfFeatures, facts_of
 from avtools.metrics.media import Pair, Sound, columns_of, file_of
-from avtools.rows.keys import key_of
+from avtools.rows.keys import key_of, shown
 from avtools.rows.writing import Extra
 
 TRUE = "true"
@@ -26,6 +28,7 @@ TOLD = "\0told"  # columns that begin with NUL are not written: what a row contr
 SHUFFLED = "\0shuffled"  # another row's sound, for --canary
 EXCHANGED = "exchanged_audio_path"  # another row's sound, judged instead of the row's own
 BATCH_SIZE = 16  # of networks
+PARTS = 1000  # values of a column of --by
 FORMAT = 1  # of the summary
 LIBRARIES = ("numpy", "av", "soundfile", "soxr")  # what every metric rests on; others name what they need
 
@@ -41,11 +44,16 @@ def work(
     exchange: tuple[str, ...] | None = None,
     seed: int = 0,
     weights=None,
+    intervals: str = "t",
+    by: tuple[str, ...] = (),
+    cache: str | None = None,
+    batch_size: int = BATCH_SIZE,
 ):
     """The :class:`avtools.stream.Work` of judging rows by `metrics`.
 
     `named`: role (`media.ROLES`) -> the column that holds it, None for the usual ones.  `exchange`: judge each row with the sound of
-    another one that has the same cells in these columns.
+    another one that has the same cells in these columns.  `by`: columns whose values part the set, each part with results of
+    its own.  `cache`: a folder for features.
     """
     from avtools.stream import Work
 
@@ -62,14 +70,16 @@ def work(
         "seed": seed,
         "controls": CONTROLS if canary else (),
         "exchange": exchange is not None,
+        "by": by,
+        "cache": _cache(cache, networks, weights),
     }
-    tally = Tally(metrics, options, protocol, exchange, networks, weights)
+    tally = Tally(metrics, options, protocol, exchange, networks, weights, intervals)
 
     def records(stdin):
         from avtools.rows import open_rows
 
         source = open_rows(shared.inputs, shared.from_format, None, stdin)  # whoever asks for the rows cuts the shard
-        check_header(source.columns, source.format, metrics, named, exchange)
+        check_header(source.columns, source.format, metrics, named, exchange, by)
         given = with_partners(source, named, shared.key, exchange, seed) if canary or exchange is not None else source
         return source.columns, source.format, tally.counted(given, shared.shard)
 
@@ -82,8 +92,34 @@ def work(
         sees=tally.add,
         report=tally.lines,
         tees=(_Summary(summary, tally),) if summary else (),
-        model=Model(lambda: _load(networks, weights), BATCH_SIZE, _finish) if networks else None,
+        model=Model(lambda: _load(networks, weights, options["cache"], batch_size), batch_size * _items_of_a_row(networks, canary), _finish) if networks else None,
     )
+
+
+def _jobs(metrics: list[Metric]) -> dict[str, "Metric | Extractor"]:
+    """Job's key -> what runs: extractors, each once whatever asks for it, and metrics with networks of their own."""
+    found: dict = {}
+    for metric in metrics:
+        if isinstance(metric, OfFeatures):
+            found |= {extractor.key: extractor for extractor, _ in metric.wants().values() if extractor.key not in found}
+        elif metric.network:
+            found[metric.name] = metric
+    return found
+
+
+def _items_of_a_row(networks: list[Metric], canary: bool) -> int:
+    """How many items a row gives, about, so that each network gets batches of its size."""
+    wanted = {(extractor.key, role) for one in networks if isinstance(one, OfFeatures) for extractor, role in one.wants().values()}
+    others = sum(not isinstance(one, OfFeatures) for one in networks)
+    hearing = len({pair for pair in wanted if pair[1] == "audio"}) + others
+    return len(wanted) + others + canary * len(CONTROLS) * hearing
+
+
+def _cache(folder: str | None, networks: list[Metric], weights) -> Cache | None:
+    extractors = [job for job in _jobs(networks).values() if isinstance(job, Extractor)]
+    if folder is None or not extractors:
+        return None
+    return Cache(folder, {extractor.key: extractor.weights_digest(weights) for extractor in extractors})
 
 
 def preloaded(metrics: list[Metric]) -> tuple[str, ...]:
@@ -93,14 +129,15 @@ def preloaded(metrics: list[Metric]) -> tuple[str, ...]:
     return tuple(itertools.chain(*(known.get(module, (module,)) for module in modules), ("avtools.media.video", "avtools.media.soundfiles")))
 
 
-def check_header(header: list[str], format_: str, metrics: list[Metric], named: dict, exchange: tuple[str, ...] | None) -> None:
+def check_header(header: list[str], format_: str, metrics: list[Metric], named: dict, exchange: tuple[str, ...] | None, by: tuple[str, ...] = ()) -> None:
     """UsageError where no row of a table with this header can be judged; JSONL rows may have keys of their own."""
     if format_ == "jsonl":
         return
     have = ", ".join(header) or "none"
-    for option, column in [*named.items(), *(("exchange", column) for column in exchange or ())]:
+    others = [*(("exchange", column) for column in exchange or ()), *(("by", column) for column in by)]
+    for option, column in [*named.items(), *others]:
         if column is not None and column not in header:
-            name = "exchange" if option == "exchange" else f"{option.replace('_', '-')}-column"
+            name = option if option in ("exchange", "by") else f"{option.replace('_', '-')}-column"
             raise UsageError(f"--{name} {column}: the table has no such column (it has: {have})")
     for metric in metrics:
         for need in metric.needs:
@@ -120,6 +157,8 @@ def needed(need: str, named: dict, metric: Metric) -> tuple[str, ...]:
     """The columns of which a row needs one, for a metric's `need`."""
     if need == "text":
         return metric.texts
+    if need == "reference_sound":
+        return columns_of("reference_audio", named)
     role = {"picture": "video", "sound": "audio", "reference": "reference_audio", "reference_picture": "reference_video"}[need]
     return (*columns_of(role, named), *(["event_times"] if need == "reference" else []))
 
@@ -182,31 +221,66 @@ def _hash(*what) -> bytes:
 def judge(row: dict, options: dict):
     """One row by all metrics, under all controls: its cells, or items for the networks."""
     named = options["named"]
-    facts: dict = {}
-    whole = {}
-    items = []
     key = key_of(row, options["key"])
     if options["exchange"]:
         partner = row.get(EXCHANGED)
         pairs = [(TRUE, Pair(row, named, partner), None if partner else Skip("no other row to exchange sounds with"))]
     else:
         pairs = _controls(Pair(row, named), row, key, options)
+    whole, jobs, facts = {}, _Jobs(options["cache"]), {}
     for variant, pair, skip in pairs:
-        whole[variant] = {}
-        for metric in options["metrics"]:
-            told, prepared = _judged(metric, variant, pair, skip)
-            whole[variant][metric.name] = told
-            if prepared is not None:
-                items.append({"variant": variant, "metric": metric.name, "input": prepared})
+        for metric in options["metrics"] if variant == TRUE and skip is None else ():
+            for role, watch in metric.expects():
+                pair.expect(role, watch)
+        whole[variant] = {metric.name: _judged(metric, variant, pair, skip, jobs) for metric in options["metrics"]}
         if variant == TRUE:
             facts = pair.facts
-    result = {"key": _hash(key).hex(), "facts": facts, "variants": whole}
+    result = {"key": _hash(key).hex(), "facts": facts, "variants": whole, "by": [str(row.get(column) or "") for column in options["by"]]}
     if not any(metric.network for metric in options["metrics"]):
         return _cells(result, options)
-    if items:
-        items[0]["result"] = result
-        return Items(items)
-    return Items([{"variant": None, "metric": None, "input": None, "result": result}])  # every metric skips it
+    items = list(jobs.items.values())
+    return Items([{"job": None, "result": result}, *items])
+
+
+class _Jobs:
+    """A row's items for the networks, each once: {"job", "at", "input" or "output" (found in the cache), "place" (in it), "facts"}."""
+
+    def __init__(self, cache: Cache | None):
+        self.cache, self.items, self.skips = cache, {}, {}
+
+    def add(self, key: str, at: str, make) -> bool:
+        """An item of the job `key` at `at`, with the input `make()`, unless it is there; Skip where that is raised, each time."""
+        if (key, at) in self.skips:
+            raise self.skips[key, at]
+        if (key, at) in self.items:
+            return False
+        try:
+            self.items[key, at] = {"job": key, "at": at, "input": make()}
+        except Skip as skip:
+            self.skips[key, at] = skip
+            raise
+        return True
+
+    def extract(self, extractor: Extractor, pair: Pair, role: str, variant: str) -> None:
+        """An extractor's item, from the cache where it is known; the sound of a control is no file's."""
+        key, at = extractor.key, _at(extractor, role, variant)
+        place = None
+        if self.cache is not None and (variant == TRUE or at == role) and (key, at) not in self.items:
+            place = self.cache.place(extractor, pair, role)
+            found = self.cache.read(place)
+            if found is not None:
+                output, facts = found
+                pair.facts |= facts
+                self.items[key, at] = {"job": key, "at": at, "output": output}
+                return
+        if self.add(key, at, functools.partial(extractor.prepare, pair, role)) and place is not None:
+            self.items[key, at] |= {"place": place, "facts": facts_of(extractor, pair, role)}
+
+
+def _at(extractor: Extractor, role: str, variant: str) -> str:
+    """Which of a row's media an item is of: the judged sound is another one for each control."""
+    hears = role == "audio" and extractor.medium in ("sound", "both")
+    return f"{role} {variant}" if hears else role
 
 
 def _controls(pair: Pair, row: dict, key: str, options: dict) -> Iterator[tuple[str, Pair, None]]:
@@ -227,25 +301,30 @@ def _controls(pair: Pair, row: dict, key: str, options: dict) -> Iterator[tuple[
     yield "shifted", pair.with_sound(Sound(np.roll(samples, round(SHIFT_S * rate), axis=0), rate)), None
 
 
-def _judged(metric: Metric, variant: str, pair: Pair, skip: Skip | None) -> tuple[dict, dict | None]:
-    """What is told of a pair by one metric (JSON), and the input of its network, if it has one to run."""
+def _judged(metric: Metric, variant: str, pair: Pair, skip: Skip | None, jobs: _Jobs) -> dict:
+    """What is told of a pair by one metric (JSON); of one with a network nothing yet, but `jobs` gets its input."""
     try:
         if skip is not None:
             raise skip
         if variant != TRUE and "sound" not in metric.needs:
             raise Skip("does not hear the sound")
+        if isinstance(metric, OfFeatures):
+            for extractor, role in metric.wants().values():
+                jobs.extract(extractor, pair, role, variant)
+            return {}
         if metric.network:
-            return {}, metric.prepare(pair)
-        return _told(metric, pair), None
+            jobs.add(metric.name, variant, functools.partial(metric.prepare, pair))
+            return {}
+        return _told(metric, pair)
     except Skip as reason:
-        return {"skip": str(reason)}, None
+        return {"skip": str(reason)}
 
 
 def _told(metric: Metric, item) -> dict:
     """`item`: a Pair, or what the metric's network made of one."""
     if not metric.per_row:
         return {"features": packed(metric.features(item))}
-    cells = metric.row(item)
+    cells = metric.suffixed(metric.row(item))
     for column, value in cells.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise RowError(f"{column} is no finite number" + ("; are these its weights?" if metric.network else ""))
@@ -281,37 +360,56 @@ def _cells(result: dict, options: dict) -> dict:
 # --- networks -------------------------------------------------------------------------------------------
 
 
-def _load(networks: list[Metric], weights):
+def _load(networks: list[Metric], weights, cache: Cache | None, batch_size: int):
     import torch
 
     from avtools.sampling import device
 
-    known = {metric.name: metric for metric in networks}
-    for metric in networks:
-        metric.load(device(), weights)
+    jobs = _jobs(networks)
+    for job in jobs.values():
+        job.load(device(), weights)
 
     def run(items: list[dict]) -> list[dict]:
-        results = [{**item, "output": None} for item in items]
         with torch.inference_mode():
-            for name, metric in known.items():
-                own = [result for result in results if result["metric"] == name]
-                for result, output in zip(own, metric.run([result["input"] for result in own]) if own else [], strict=True):
-                    result["output"] = output
-        return [{name: value for name, value in result.items() if name != "input"} for result in results]
+            for key, job in jobs.items():
+                own = [item for item in items if item["job"] == key and "output" not in item]
+                for k in range(0, len(own), batch_size):
+                    some = own[k : k + batch_size]
+                    for item, output in zip(some, job.run([one["input"] for one in some]), strict=True):
+                        item["output"] = output
+                        if item.get("place") is not None and _finite(output):
+                            cache.write(item["place"], output, item["facts"])
+        return [{name: value for name, value in item.items() if name not in ("input", "place", "facts")} for item in items]
 
     return run
 
 
+def _finite(arrays: dict) -> bool:
+    import numpy as np
+
+    return all(np.isfinite(array).all() for array in arrays.values())
+
+
 def _finish(row: dict, results: list[dict], maker, options: dict) -> dict:
-    whole = next(result["result"] for result in results if "result" in result)
-    known = {metric.name: metric for metric in options["metrics"]}
-    for result in results:
-        if result["metric"] is not None:
+    whole, *items = results
+    found = {(item["job"], item["at"]): item["output"] for item in items}
+    whole = whole["result"]
+    for variant, by_metric in whole["variants"].items():
+        for metric in options["metrics"]:
+            if not metric.network or "skip" in by_metric[metric.name]:
+                continue
+            if isinstance(metric, OfFeatures):
+                item = {}
+                for name, (extractor, role) in metric.wants().items():
+                    item[name] = found[extractor.key, _at(extractor, role, variant)]
+                    if not _finite(item[name]):
+                        raise RowError(f"{metric.name}: {extractor.name} gives no finite numbers for its {role.replace('_', ' ')}; are these its weights?")
+            else:
+                item = found[metric.name, variant]
             try:
-                told = _told(known[result["metric"]], result["output"])
+                by_metric[metric.name] = _told(metric, item)
             except Skip as skip:
-                told = {"skip": str(skip)}
-            whole["variants"][result["variant"]][result["metric"]] = told
+                by_metric[metric.name] = {"skip": str(skip)}
     return _cells(whole, options)
 
 
@@ -321,15 +419,16 @@ def _finish(row: dict, results: list[dict], maker, options: dict) -> dict:
 class Tally:
     """What the writing process keeps of all rows: sums, never the rows."""
 
-    def __init__(self, metrics, options, protocol, exchange, networks, weights):
+    def __init__(self, metrics, options, protocol, exchange, networks, weights, intervals="t"):
         self.metrics, self.options, self.protocol, self.exchange = metrics, options, protocol, exchange
-        self.networks, self.weights = networks, weights
+        self.networks, self.weights, self.mean = networks, weights, INTERVALS[intervals]
+        self.parts: dict[str, dict[str, dict]] = {column: {} for column in options["by"]}  # column -> its value -> the set of the rows with it
         self.rows = self.keys = self.given = 0
         self.facts: dict[str, dict[str, Fact]] = {}
         self.sets = {variant: self._empty() for variant in (TRUE, *options["controls"])}
 
     def _empty(self) -> dict:
-        return {m.name: {column: Mean() for column in m.columns} if m.per_row else Jackknife(m) for m in self.metrics}
+        return {m.name: {column: self.mean() for column in m.columns} if m.per_row else Jackknife(m) for m in self.metrics}
 
     def counted(self, records: Iterable, shard: tuple[int, int] | None) -> Iterator:
         """The records, counted: those that are given and never judged were bad."""
@@ -351,23 +450,28 @@ class Tally:
             for name, value in values.items():
                 kept.setdefault(name, Fact()).add(value)
         for variant, by_metric in told["variants"].items():
-            for metric in self.metrics:
-                self._add(metric, self.sets[variant][metric.name], by_metric[metric.name], number % BLOCKS)
+            self._add(self.sets[variant], by_metric, number)
+        for (column, parts), value in zip(self.parts.items(), told["by"], strict=True):
+            if value not in parts:
+                if len(parts) == PARTS:
+                    raise UsageError(f"--by {column}: has more than {PARTS} values; give a column of categories")
+                parts[value] = self._empty()
+            self._add(parts[value], told["variants"][TRUE], number)
 
-    @staticmethod
-    def _add(metric: Metric, kept, told: dict, block: int) -> None:
-        if metric.per_row:
-            for column, mean in kept.items():
-                reason = told.get("skip") or told.get("reasons", {}).get(column)
-                mean.add(told.get("cells", {}).get(column), reason)
-        else:
-            kept.add(unpacked(told["features"]) if "features" in told else None, block, told.get("skip"))
+    def _add(self, kept: dict, told: dict, number: int) -> None:
+        for metric in self.metrics:
+            mine, what = kept[metric.name], told[metric.name]
+            if metric.per_row:
+                for column, mean in mine.items():
+                    mean.add(what.get("cells", {}).get(column), what.get("skip") or what.get("reasons", {}).get(column), number)
+            else:
+                mine.add(unpacked(what["features"]) if "features" in what else None, number % BLOCKS, what.get("skip"))
 
-    def results(self, variant: str) -> dict[str, dict]:
-        """Column -> value, interval, counts, of one variant."""
+    def results(self, sets: dict) -> dict[str, dict]:
+        """Column -> value, interval, counts, of one variant or part."""
         results = {}
         for metric in self.metrics:
-            kept = self.sets[variant][metric.name]
+            kept = sets[metric.name]
             values, intervals = ({}, {}) if metric.per_row else kept.results()
             for column in metric.columns:
                 one = kept[column] if metric.per_row else kept
@@ -386,13 +490,13 @@ class Tally:
 
         from avtools import __version__
 
-        found = self.results(TRUE)
+        found = self.results(self.sets[TRUE])
         canary = self.canary(found)
         metrics = {}
         for metric in self.metrics:
             for k, column in enumerate(metric.columns):
                 main = k == 0
-                entry = {"metric": metric.name, **found[column], "interval_how": Mean.how if metric.per_row else Jackknife.how}
+                entry = {"metric": metric.name, **found[column], "interval_how": self.mean.how if metric.per_row else Jackknife.how}
                 if main:
                     entry["warnings"] = self.remarks(metric)
                     chance = {"value": metric.chance, "how": metric.chance_how}
@@ -420,6 +524,8 @@ class Tally:
             "decoder": "FFmpeg through PyAV: " + ", ".join(f"{n} {'.'.join(map(str, v))}" for n, v in sorted(av.library_versions.items())),
             "libraries": libraries(self.metrics),
         }
+        if self.parts:
+            made["by"] = {column: {value: self.results(sets) for value, sets in sorted(parts.items())} for column, parts in self.parts.items()}
         return {**made, "canary": canary} if canary else made
 
     def remarks(self, metric: Metric) -> list[str]:
@@ -430,7 +536,7 @@ class Tally:
         """Column -> control -> its result and whether the true pairs are told apart from it."""
         told: dict[str, dict[str, dict]] = {}
         for control in self.options["controls"]:
-            results = self.results(control)
+            results = self.results(self.sets[control])
             for metric in self.metrics:
                 column = next(iter(metric.columns))
                 if "sound" in metric.needs and metric.direction != "none":
@@ -439,7 +545,7 @@ class Tally:
 
     def lines(self) -> list[str]:
         """The table for people."""
-        found = self.results(TRUE)
+        found = self.results(self.sets[TRUE])
         lines = [f"{'':18} {'mean':>10}  {'95 % interval':20} {'count':>7} {'skipped':>8}  chance"]
         canary = self.canary(found)
         for metric in self.metrics:
@@ -456,6 +562,11 @@ class Tally:
             for control, entry in controls.items():
                 verdict = {True: "told apart", False: "NOT told apart from the true pairs", None: "nothing to compare"}[entry["told_apart"]]
                 lines.append(_line(f"  {control}", entry, f"{column}: {verdict}"))
+        for column, parts in self.parts.items():
+            for value, sets in sorted(parts.items()):
+                lines.append(f"{column} = {shown(value) or '(empty)'}")
+                results = self.results(sets)
+                lines += [_line(f"  {main}", results[main], "") for main in (next(iter(metric.columns)) for metric in self.metrics)]
         return lines + [f"warning: {remark}" for metric in self.metrics for remark in self.remarks(metric)]
 
 

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from avtools.errors import MediaError
+from avtools.media.container import open_input
+from avtools.media.probe import scan
 from avtools.metrics import Skip
 from avtools.metrics import av_align as align
 from avtools.metrics.media import Pair, Sound
+from avtools.metrics.pictures import Pictures, watch
 from fixtures import even, make
 
 pytest.importorskip("librosa")
@@ -68,8 +71,13 @@ def same_flow(name: str, media: pathlib.Path, count: int | None) -> None:
     if "media" not in case["config"]:
         pytest.skip("the case has given frames")
     pair = Pair({"path": str(media / case["config"]["media"])}, {})
-    frames = pair.gray_frames()
-    flow = align.mean_flow(frame for frame, _ in zip(frames, range(count or 1 << 30), strict=False))
+    if count is None:
+        flow = pair.watched("video", align.Flow())
+    else:
+        path = pair.file("video")
+        with open_input(path, demux_only=True) as container:
+            times = scan(container, sound=False)[1]
+        (flow,), _ = watch(path, [align.Flow()], 0.0, float((times.ticks[count] - times.ticks[0]) * times.base))
     stored = outputs["flow"][:count]
     assert len(flow) == len(stored)
     # its HD matrix differs between OpenCV 4 and 5, and so by up to this much does the flow
@@ -171,7 +179,7 @@ def test_one_frame_has_no_flow_and_two_have_no_peak(tmp_path):
 def test_turned_pictures_are_judged_upright(tmp_path):
     make(tmp_path / "a.mp4", even(3), rotation=90)
     pair = Pair({"path": str(tmp_path / "a.mp4")}, {})
-    assert {frame.shape for frame in pair.gray_frames()} == {(64, 48)}
+    assert pair.seen("video", Pictures()).pictures.shape == (3, 64, 48, 3)
     assert pair.facts["picture"] == {"frames": 3, "fps": pytest.approx(25), "decoder": "h264", "size": "48x64"}
 
 
