@@ -39,7 +39,7 @@ def clips(tmp_path_factory):
 @pytest.fixture
 def odd(avtools, monkeypatch):
     """The program with the tests' own metrics besides its own."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS / "metrics"), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("BATCHES", str(avtools.folder / "batches"))
     monkeypatch.setattr(conftest, "command", lambda *arguments: [sys.executable, "-c", "import odd_metrics; odd_metrics.main()", *map(str, arguments)])
     return avtools
