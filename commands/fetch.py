@@ -3,23 +3,24 @@
 import click
 
 from avtools.cli import row_command
-from avtools.models.registry import systems_beginning
+from avtools.models.registry import fetched_beginning
 
 COLUMNS = ("part", "source", "path", "size", "licence")
 
 
 @row_command(inputs=False)
-@click.argument("system", metavar="SYSTEM", shell_complete=systems_beginning)
+@click.argument("system", metavar="SYSTEM|METRIC", shell_complete=fetched_beginning)
 @click.option("--part", "parts", metavar="NAME", multiple=True, help="Get this part, optional or not (repeatable; default: all that are not optional).")
 def command(shared, system, parts):
-    """Get the weights that a system needs into the hub's cache, for machines that have no network.
+    """Get the weights that a system or a metric needs into the hub's cache, for machines that have no network.
 
     What is there already is not downloaded again; an interrupted download goes on.  HF_HOME names the cache's
     folder.  Prints a row for each part: part, source, path (its folder in the cache), size (bytes), licence.
-    'avtools systems' lists systems and parts.
+    'avtools systems' and 'avtools metrics' list parts; what is not on the hub is named with the page to get it from.
 
     \b
         avtools fetch vta-ldm
+        avtools fetch clap
     """
     import os
 
@@ -29,9 +30,11 @@ def command(shared, system, parts):
 
     if shared.quiet:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    known = registry.system(system).parts
+    known = registry.parts(system)
     wanted = _wanted(system, known, parts)
     by_hand = [part for part in known if part.source and not part.source.startswith("hf:")]
+    if not parts and [part for part in wanted if part not in by_hand]:
+        wanted = [part for part in wanted if part not in by_hand]
     lines = [f"{part.name or hub.MAIN}: is not on the hub; get it by hand from {part.source}" for part in by_hand]
     return Work(as_it_is, records=lambda stdin: (list(COLUMNS), "csv", _fetched(system, wanted)), inline=True, report=lambda: lines)
 

@@ -2,7 +2,7 @@
 
 from avtools.cli import row_command
 
-COLUMNS = ("metric", "title", "direction", "chance", "needs", "columns", "settings", "protocols", "source", "requires", "parts", "released_run")
+COLUMNS = ("metric", "title", "direction", "chance", "needs", "columns", "settings", "variants", "protocols", "source", "requires", "parts", "released_run")
 
 
 @row_command(inputs=False)
@@ -15,9 +15,10 @@ def command(shared):
     title         what it is
     direction     higher or lower is better; none: it describes
     chance        what pairs that do not belong together get, or how that is found
-    needs         picture, sound, reference (sound or its event_times), reference_picture, text
+    needs         picture, sound, reference (sound or its event_times), reference_sound, reference_picture, text
     columns       what it adds to each row, or to the summary of the set, and what that means
     settings      what --set changes, with the defaults
+    variants      what may follow its name and a colon (fad:clap), several of them at once
     protocols     papers' choices for --protocol
     source        where it is defined
     requires      packages beyond the base install
@@ -51,6 +52,7 @@ def describe(row: dict, options: dict) -> dict:
         "needs": list(metric.needs),
         "columns": metric.columns,
         "settings": metric.settings,
+        "variants": list(metric.variants),
         "protocols": list(metric.protocols),
         "source": metric.source,
         "requires": [package for _, package in metric.requires],

@@ -23,11 +23,27 @@ LAYOUTS: dict[str, str] = {
 }  # how their data sets lie on disk (avtools.exchange)
 METRICS: dict[str, str] = {
     "alignsync": "avtools.models.avsync.metrics:AlignSync",
+    "audiobox-aesthetics": "avtools.models.judges.aesthetics:Aesthetics",
+    "avhscore": "avtools.models.judges.bind:AvhScore",
     "avsync": "avtools.models.avsync.metrics:AvSyncScore",
+    "cavp": "avtools.models.judges.sync:CavpScore",
+    "clap": "avtools.models.judges.clap:Clap",
+    "clap-audio": "avtools.models.judges.clap:ClapAudio",
+    "clip": "avtools.models.judges.similarity:Clip",
+    "desync": "avtools.models.judges.sync:Desync",
+    "fad": "avtools.models.judges.distances:Fad",
+    "fd": "avtools.models.judges.distances:Fd",
     "fid": "avtools.models.inception.metrics:Fid",
     "fvd": "avtools.models.i3d.metrics:Fvd",
     "ia": "avtools.models.parts.imagebind.metrics:ImageAudio",
+    "imagebind": "avtools.models.judges.bind:ImageBindScores",
+    "is": "avtools.models.judges.distances:InceptionScore",
     "it": "avtools.models.parts.imagebind.metrics:ImageText",
+    "javisscore": "avtools.models.judges.bind:JavisScore",
+    "kld": "avtools.models.judges.distances:Kld",
+    "kvd": "avtools.models.judges.distances:Kvd",
+    "pe-av": "avtools.models.judges.pe_av:PeAv",
+    "pe-text": "avtools.models.judges.pe_av:PeText",
     "relsync": "avtools.models.avsync.metrics:RelSync",
     "sync-accuracy": "avtools.models.avsync.metrics:SyncAccuracy",
 }  # those that need a network; the plain ones are avtools.metrics.PLAIN
@@ -43,6 +59,25 @@ def systems_beginning(ctx, param, incomplete: str) -> list[str]:
     return sorted(name for name in SYSTEMS if name.startswith(incomplete))
 
 
+def parts(name: str) -> tuple:
+    """The weights (:class:`avtools.hub.Part`) of a system, of a metric, or of a part of any metric that is called so."""
+    if name in SYSTEMS:
+        return system(name).parts
+    if name in METRICS:
+        return metric(name).parts
+    found = {part.name: part for one in METRICS for part in metric(one).parts}
+    if name in found:
+        import dataclasses
+
+        return (dataclasses.replace(found[name], optional=False),)
+    return _named(name, SYSTEMS | METRICS, "system or metric", "avtools systems' and 'avtools metrics").parts
+
+
+def fetched_beginning(ctx, param, incomplete: str) -> list[str]:
+    """For shell completion: the systems and metrics with networks whose names begin so."""
+    return sorted(name for name in SYSTEMS | METRICS if name.startswith(incomplete))
+
+
 def metric(name: str):
     """The class of a metric (:class:`avtools.metrics.Metric`), plain ones included."""
     from avtools.metrics import PLAIN
@@ -53,8 +88,22 @@ def metric(name: str):
 #: --protocol NAME -> the metrics of `avtools score all`.
 PROTOCOLS: dict[str, tuple[str, ...]] = {
     "asva": ("relsync", "alignsync", "ia", "it", "fvd", "fid"),
+    "javisbench": (
+        *("fvd", "kvd", "fad", "audiobox-aesthetics", "imagebind", "clip", "clap"),
+        *("cavp", "avhscore", "javisscore", "av-align", "desync"),
+    ),
+    "mmaudio": ("fd:passt", "fd:panns", "fd:vggish", "kld:panns", "kld:passt", "is", "imagebind", "desync"),
+    "vatt": ("kld", "fad", "clap", "clap-audio"),
 }
-VARIANTS: dict[str, tuple[str, ...]] = {}  # metric -> what may follow its name and a colon
+#: Metric -> what may follow its name and a colon: its `variants`, which listings and completion need without importing it.
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "clap": ("laion", "microsoft"),
+    "clap-audio": ("laion", "microsoft"),
+    "fad": ("vggish", "panns", "clap", "audioclip"),
+    "fd": ("panns", "passt", "vggish"),
+    "is": ("panns", "passt"),
+    "kld": ("panns", "passt"),
+}
 
 
 def protocol(name: str) -> tuple[str, ...]:

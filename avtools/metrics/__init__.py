@@ -44,6 +44,7 @@ class Metric:
     version: ClassVar[int] = 1  # of the definition: another one gives other numbers
     columns: ClassVar[dict[str, str]]  # column (of the row, or of the set's summary) -> what it is, with unit; the main one first
     direction: ClassVar[str]  # of the main column: "higher", "lower" (is better), "none"
+    alone: ClassVar[frozenset[str]] = frozenset()  # columns of a set without an interval: counts, and what finalize_whole gives
     ranges: ClassVar[dict[str, tuple[float, float]]] = {}  # column -> its least and largest value, where it has such
     chance: ClassVar[float | None] = None  # what pairs that do not belong together get, where theory tells
     chance_how: ClassVar[str] = "measured by --canary"
@@ -62,6 +63,11 @@ class Metric:
 
     def __init__(self, **settings):
         self.set = {**self.settings, **settings}
+
+    @classmethod
+    def under(cls, protocol: str | None) -> "type[Metric]":
+        """The class that is this metric under a protocol (None: the standard): another one where its definition has nothing in common."""
+        return cls
 
     @property
     def weights_names(self) -> tuple[str, ...]:
@@ -129,6 +135,10 @@ class Metric:
         """The set's columns: numbers, or a Skip where there is none."""
         raise NotImplementedError
 
+    def finalize_whole(self, state) -> dict[str, Any]:
+        """Those of its columns (`alone`) that take too long to be asked for each part of the jackknife."""
+        return {}
+
     def remarks(self, state) -> list[str]:
         """What whoever reads the columns of the whole set must know, a line each."""
         return []
@@ -156,6 +166,7 @@ def configured(classes: list[type[Metric]], protocol: str | None, sets: tuple[st
     `variants`: of each class, one of its variants, or None; a class may be there once for each.
     """
     variants = variants or [None] * len(classes)
+    classes = [cls.under(protocol) for cls in classes]
     if protocol is not None and not any(protocol in cls.protocols for cls in classes):
         known = sorted({name for cls in classes for name in cls.protocols})
         told = f"; they have: {', '.join(known)}" if known else "; they have only their standard definition"
@@ -297,11 +308,14 @@ class Jackknife:
             after.append(metric.merge(state, after[-1]))
         after.reverse()
         whole = self._finalized(after[0]) if states else dict.fromkeys(metric.columns, Skip("no row has anything to measure"))
+        if states:
+            whole |= metric.suffixed(metric.finalize_whole(after[0]))
         before, parts = metric.start(), []
         for k, state in enumerate(states):
             parts.append(self._finalized(metric.merge(before, after[k + 1])))
             before = metric.merge(before, state)
-        return whole, {column: self._interval(column, whole[column], [part[column] for part in parts]) for column in metric.columns}
+        alone = metric.suffixed(dict.fromkeys(metric.alone))
+        return whole, {c: None if c in alone else self._interval(c, whole[c], [part[c] for part in parts]) for c in metric.columns}
 
     def remarks(self) -> list[str]:
         """The metric's, on the whole set."""

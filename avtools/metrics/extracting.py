@@ -63,7 +63,8 @@ class Extractor:
         names = (part.name, self.name, "") if part is self.parts[0] else (part.name,)
         given = (weights.get(name) for name in names if weights is not None)
         source = next((source for source in given if source is not None), None)
-        path = hub.locate(source, dataclasses.replace(part, source=source) if source is not None and source.startswith("hf:") else part, self.name)
+        part = dataclasses.replace(part, optional=False)  # 'avtools fetch PART' gets it
+        path = hub.locate(source, dataclasses.replace(part, source=source) if source is not None and source.startswith("hf:") else part, part.name)
         if path.is_dir() and len(part.files) == 1 and (path / part.files[0]).is_file():
             return path / part.files[0]
         return path

@@ -180,10 +180,18 @@ class Frechet(Metric):
     chance_how = "none: it does not hear the sound"
     unit: ClassVar[str] = "samples"  # what each gives a vector, in words
 
+    @property
+    def main(self) -> str:
+        """The column of the distance."""
+        return next(iter(type(self).columns))
+
+    @property
+    def alone(self):
+        return frozenset(columns_of(self.main, "", "")) - {self.main}
+
     def __init__(self, **settings):
         super().__init__(**settings)
         self._known: dict = {}  # parts -> columns: the jackknife's results are asked for several times
-        self._most = 0  # samples of the largest set seen, which is the whole one
 
     def __getstate__(self):
         return {**self.__dict__, "_known": {}}
@@ -193,7 +201,7 @@ class Frechet(Metric):
 
         for side in SIDES:
             if not np.isfinite(item[side]).all():
-                raise RowError(f"{self.name}: the network's features of its {side} pictures are not finite numbers; are these its weights?")
+                raise RowError(f"{self.name}: the network's features of its {side} {self.unit} are not finite numbers; are these its weights?")
         return {side: item[side] for side in SIDES}
 
     def start(self):
@@ -216,17 +224,14 @@ class Frechet(Metric):
     def _finalized(self, state) -> dict:
         sets = [state.joined(side) for side in SIDES]
         counts = [0 if one is None else one.count for one in sets]
-        whole = sum(counts) >= self._most
-        self._most = max(self._most, sum(counts))
         if min(counts) < 2:
             raise Skip(f"{min(counts)} {self.unit} in the smaller set; a distance needs two")
         lacking = max(0, len(sets[0].mean) + 1 - min(counts))
-        told = [*counts, lacking] if whole else [Skip("told of the whole set alone")] * 3  # without intervals
-        return dict(zip(type(self).columns, (distance(*sets), *told), strict=True))
+        return dict(zip(columns_of(self.main, "", ""), (distance(*sets), *counts, lacking), strict=True))
 
     def remarks(self, state):
         try:
-            _, judged, true, lacking = self.finalize(state).values()
+            judged, true, lacking = list(self.finalize(state).values())[1:4]
         except Skip:
             return []
         if not lacking:

@@ -365,6 +365,7 @@ def _load(networks: list[Metric], weights, cache: Cache | None, batch_size: int)
 
     from avtools.sampling import device
 
+    torch.backends.cudnn.allow_tf32 = False  # a thousandth of the value, which scores should not differ by between machines
     jobs = _jobs(networks)
     for job in jobs.values():
         job.load(device(), weights)

@@ -18,7 +18,10 @@ class Fvd(OfPictures):
 
     `fps` 0: frames as they follow each other; else what is shown at k / `fps` s.  Clips with fewer are bad rows.
 
-    {OfPictures.__doc__}"""
+    {OfPictures.__doc__}
+
+    Protocol javisbench has another network and other pictures: avtools.models.judges.distances.FvdOfLogits.
+    """
 
     name = "fvd"
     title = "Fréchet distance of judged clips from their references, features of I3D"
@@ -30,9 +33,17 @@ class Fvd(OfPictures):
     columns = columns_of("fvd", "Fréchet distance; 0: alike", unit)
     ranges = dict.fromkeys(columns, (0.0, float("inf")))
     settings = {"pictures": "shown", "frames": 16, "fps": 0.0, "resize": "bilinear", "legacy": ""}
-    protocols = {"asva": {"pictures": "asva", "frames": 12, "fps": 6.0, "resize": "bicubic"}}
+    protocols = {"asva": {"pictures": "asva", "frames": 12, "fps": 6.0, "resize": "bicubic"}, "javisbench": {}}
     part = PART
     parts = (PART,)
+
+    @classmethod
+    def under(cls, protocol):
+        if protocol != "javisbench":
+            return cls
+        from avtools.models.judges.distances import FvdOfLogits
+
+        return FvdOfLogits
 
     def __init__(self, **settings):
         super().__init__(**settings)

@@ -174,7 +174,7 @@ def test_too_few_to_tell_and_features_that_are_none():
     with pytest.raises(Skip, match="1 samples in the smaller set; a distance needs two"):
         metric.finalize(state_of(metric, {"judged": np.zeros((3, 2)), "reference": np.zeros((1, 2))}))
     assert Jackknife(metric).results()[0].keys() == metric.columns.keys()
-    with pytest.raises(RowError, match="features of its reference pictures are not finite"):
+    with pytest.raises(RowError, match="features of its reference samples are not finite"):
         metric.features({"judged": np.zeros((1, 2)), "reference": np.array([[0, np.nan]])})
     assert Jackknife(metric).remarks() == [] == metric.remarks(metric.start())
     few = state_of(metric, *rows_of(8))  # 24 samples of 24 features

@@ -445,7 +445,7 @@ def test_pictures_are_encoded_once_for_all_that_ask(weights, towers, monkeypatch
     clips = [np.random.default_rng(k).integers(0, 255, (3, 224, 224, 3), np.uint8) for k in range(3)]
     first = judge.pictures(clips)
     calls = []
-    monkeypatch.setattr(judge._tower("vision"), "embed", lambda x: calls.append(x) or torch.zeros(len(x), 16))
+    monkeypatch.setattr(judge.tower("vision"), "embed", lambda x: calls.append(x) or torch.zeros(len(x), 16))
     again = judge.pictures(clips[::-1])
     assert not calls and all(torch.equal(one, other) for one, other in zip(first, again[::-1], strict=True))
     monkeypatch.setattr(metrics, "KEPT", 1)

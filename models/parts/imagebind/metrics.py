@@ -232,7 +232,8 @@ class Judge:
     def of(cls, file, device) -> "Judge":
         return cls._known.setdefault((str(file), str(device)), cls(file, device))
 
-    def _tower(self, modality: str):
+    def tower(self, modality: str):
+        """The tower of "vision", "audio" or "text", on the device."""
         from avtools.models.parts.imagebind.checkpoint import load
 
         if modality not in self._towers:
@@ -248,7 +249,7 @@ class Judge:
         keys = [hashlib.blake2b(clip.tobytes() + str((clip.shape, clip.dtype)).encode(), digest_size=16).digest() for clip in clips]
         fresh = {key: clip for key, clip in zip(keys, clips, strict=True) if key not in self._seen}
         found = {key: self._seen.pop(key) for key in set(keys) & self._seen.keys()}  # and to the end of the order
-        tower = self._tower("vision")
+        tower = self.tower("vision")
         for key, clip in fresh.items():
             made = []
             for part in torch.from_numpy(clip).split(PICTURES):
@@ -268,10 +269,10 @@ class Judge:
         from avtools.models.parts.kaldi import mel
 
         heard = torch.cat([mel(torch.from_numpy(clips)[:, None].to(self.device)) for clips in sounds])
-        return [found.mean(0) for found in self._tower("audio")(heard).split([len(clips) for clips in sounds])]
+        return [found.mean(0) for found in self.tower("audio")(heard).split([len(clips) for clips in sounds])]
 
     def texts(self, texts: list[str]) -> list:
         """Embeddings (D,) of texts."""
         from avtools.models.parts.imagebind.text import tokenize
 
-        return list(self._tower("text").embed(tokenize(texts).to(self.device)))
+        return list(self.tower("text").embed(tokenize(texts).to(self.device)))
