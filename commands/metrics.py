@@ -15,7 +15,8 @@ def command(shared):
     title         what it is
     direction     higher or lower is better; none: it describes
     chance        what pairs that do not belong together get, or how that is found
-    needs         picture, sound, reference (sound or its event_times), reference_sound, reference_picture, text
+    needs         picture, sound, reference (sound or its event_times), reference_sound, reference_picture,
+                  text, generated_text, reference_text
     columns       what it adds to each row, or to the summary of the set, and what that means
     settings      what --set changes, with the defaults
     variants      what may follow its name and a colon (fad:clap), several of them at once

@@ -24,9 +24,17 @@ from avtools.errors import FatalError, UsageError
 #: Those that are plain mathematics: name -> where.  `avtools.models.registry` knows these and those with networks.
 PLAIN = {
     "av-align": "avtools.metrics.av_align:AvAlign",
+    "bleu": "avtools.metrics.captioning:Bleu",
+    "cider": "avtools.metrics.captioning:Cider",
+    "health": "avtools.metrics.health:Health",
     "loudness": "avtools.metrics.loudness:Loudness",
     "onset-f1": "avtools.metrics.onsets:OnsetF1",
+    "rouge": "avtools.metrics.captioning:Rouge",
+    "sdr": "avtools.metrics.separation:Sdr",
+    "spectral": "avtools.metrics.spectral:Spectral",
 }
+#: What a metric may need of a row; "reference": a sound, or its events.
+NEEDS = ("picture", "sound", "reference", "reference_picture", "reference_sound", "text", "generated_text", "reference_text")
 BLOCKS = 20  # of the jackknife
 RESAMPLES = 1000  # of the bootstrap
 
@@ -48,7 +56,7 @@ class Metric:
     ranges: ClassVar[dict[str, tuple[float, float]]] = {}  # column -> its least and largest value, where it has such
     chance: ClassVar[float | None] = None  # what pairs that do not belong together get, where theory tells
     chance_how: ClassVar[str] = "measured by --canary"
-    needs: ClassVar[tuple[str, ...]]  # of "picture", "sound", "reference" (sound or its events), "reference_picture", "text"
+    needs: ClassVar[tuple[str, ...]]  # of NEEDS
     texts: tuple[str, ...] = ()  # where it needs "text": the columns that may hold it, as the settings choose them
     per_row: ClassVar[bool] = True
     settings: ClassVar[dict[str, Any]] = {}  # name -> default

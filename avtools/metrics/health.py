@@ -24,7 +24,7 @@ class Health(Metric):
     title = "Stream health: offset and lengths of picture and sound, frozen and black frames, silence, clipping"
     source = "avtools; freezes and black frames as in FFmpeg's freezedetect and blackdetect"
     columns = {
-        "av_offset": "s by which the clip's own sound begins after its first frame; empty for a sound file",
+        "stream_offset": "s by which the clip's own sound begins after its first frame; empty for a sound file",
         "length_mismatch": "difference of the lengths of picture and sound, s",
         "frozen_frames": "share of the frames after the first that show nothing new; 0 to 1, empty for a single frame",
         "longest_freeze": "longest time for which nothing new is shown though frames come, s; 0: none",
@@ -69,11 +69,11 @@ def streams(pair) -> tuple[dict, bool]:
     own = sound_file == video
     sound = info.sound if own else probe_sound(sound_file)
     if sound is None or not sound.duration:
-        return dict.fromkeys(("av_offset", "length_mismatch"), Skip("has no sound")), False
+        return dict.fromkeys(("stream_offset", "length_mismatch"), Skip("has no sound")), False
     if info.picture is None or info.picture.is_image:
-        return dict.fromkeys(("av_offset", "length_mismatch"), Skip("a still image has no length")), True
+        return dict.fromkeys(("stream_offset", "length_mismatch"), Skip("a still image has no length")), True
     columns = {
-        "av_offset": float(sound.start - info.picture.start) if own else Skip("the sound is a file of its own"),
+        "stream_offset": float(sound.start - info.picture.start) if own else Skip("the sound is a file of its own"),
         "length_mismatch": abs(float(sound.duration - info.picture.duration)),
     }
     return columns, True

@@ -157,6 +157,8 @@ def needed(need: str, named: dict, metric: Metric) -> tuple[str, ...]:
     """The columns of which a row needs one, for a metric's `need`."""
     if need == "text":
         return metric.texts
+    if need in ("generated_text", "reference_text"):
+        return getattr(metric, f"{need}s")
     if need == "reference_sound":
         return columns_of("reference_audio", named)
     role = {"picture": "video", "sound": "audio", "reference": "reference_audio", "reference_picture": "reference_video"}[need]

@@ -53,6 +53,8 @@ def side_by_side(pair, others: dict[str, Sound], channels: str = "mono", rate: i
         samples = np.ascontiguousarray(samples, np.float64)
         return samples if sound.rate == rate else soxr.resample(samples, sound.rate, rate)
 
-    signals = {name: made(sound) if name == "judged" else pair.keep(("signal", name, channels, rate), lambda s=sound: made(s)) for name, sound in sounds.items()}
+    signals = {"judged": made(pair.sound)}
+    for name, sound in others.items():
+        signals[name] = pair.keep(("signal", name, channels, rate), lambda sound=sound: made(sound))
     length = min(map(len, signals.values()))
     return {name: samples[:length] for name, samples in signals.items()}, rate

@@ -9,11 +9,13 @@ import re
 
 from avtools.errors import RowError
 
-_SAME = str.maketrans({"‘": "'", "’": "'", "‛": "'", "“": '"', "”": '"', "„": '"', "–": "-", "—": "-", "‐": "-", "‑": "-", "…": " ", " ": " "})
+_SAME = str.maketrans(
+    {**dict.fromkeys("‘’‛", "'"), **dict.fromkeys("“”„", '"'), **dict.fromkeys("‐‑", "-"), **dict.fromkeys("–—…", " ")}
+)  # fmt: skip
 _SHORT = "mr|mrs|ms|dr|prof|st|jr|sr|vs|etc|jan|feb|aug|sept?|oct|nov|dec|inc|ltd|co|corp|gov|sen|rev|gen|col|capt|lt|sgt|mt|ph\\.d"
 _TOKEN = re.compile(
     r"(?:https?://|www\.)\S*[\w/]"  # addresses
-    r"|[\w.+-]+@[\w-]+(?:\.[\w-]+)+"
+    r"|[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+"
     r"|[#@]\w+"
     rf"|(?:{_SHORT})\.(?!\w)|no\.(?=\s*\d)"  # abbreviations keep their full stop
     r"|(?:[^\W\d_]\.){2,}"

@@ -48,7 +48,8 @@ def whole(metric, rows=ROWS):
     ("text", "expected"),
     [  # by Stanford's PTBTokenizer -lowerCase, without punctuation
         ('A man\'s dog doesn\'t bark; it\'s "quiet" -- isn\'t it?', "a man 's dog does n't bark it 's quiet is n't it"),
-        ("Mr. Smith cannot go, he's gonna leave at 5 p.m. on 3.5 streets for $10,000.50!", "mr. smith can not go he 's gon na leave at 5 p.m. on 3.5 streets for $ 10,000.50"),
+        ("Mr. Smith cannot go, he's gonna leave at 5 p.m.", "mr. smith can not go he 's gon na leave at 5 p.m."),
+        ("on 3.5 streets for $10,000.50! dog—then 1–2 a – b", "on 3.5 streets for $ 10,000.50 dog then 1 2 a b"),
         ("The t-shirt and/or well-known black-and-white picture... wow…", "the t-shirt and/or well-known black-and-white picture wow"),
         ("They'll've done it; I'd say we're fine. can't won’t", "they 'll 've done it i 'd say we 're fine ca n't wo n't"),
         ("U.S. trains vs. cars, e.g. trucks, etc.", "u.s. trains vs. cars e.g. trucks etc."),
@@ -56,13 +57,18 @@ def whole(metric, rows=ROWS):
         ("rock 'n' roll 'tis the 90's and the '80s dogs' owner's", "rock 'n' roll 't is the 90 's and the '80s dogs owner 's"),
         ("Été à la plage, naïve café; 犬が吠える", "été à la plage naïve café 犬が吠える"),
         ("under_score c++ a+b=c 3x4 x^2 ma'am o'clock", "under_score c++ a + b = c 3x4 x ^ 2 ma'am o'clock"),
-        ("dogs,cats and birds;bees:wasps 2-3 -5 1/2 10:30 Jan. 1st, 2020 (it) [is] {so}", "dogs cats and birds bees wasps 2-3 -5 1/2 10:30 jan. 1st 2020 it is so"),
+        ("dogs,cats and birds;bees:wasps 2-3 -5 1/2 10:30 Jan. 1st", "dogs cats and birds bees wasps 2-3 -5 1/2 10:30 jan. 1st"),
+        ("(it) [is] {so}, 2020", "it is so 2020"),
         ("!!! ?? — ... ' \" `` ''", ""),
         ("", ""),
     ],
 )
 def test_words_are_the_penn_treebanks(text, expected):
     assert " ".join(words(text)) == expected
+
+
+def test_words_of_long_rubbish_take_no_longer_than_they_must():
+    assert words("." * 200_000) == [] and len(words("a." * 100_000)) == 1 and len(words("-a_" * 50_000)) < 50_001
 
 
 def test_bleu_rouge_and_cider_are_coco_captions():
@@ -104,7 +110,8 @@ def test_common_subsequences():
 
 def test_texts_without_words():
     assert Rouge().row(pair("...", ["a dog"])) == {"rouge_l": 0}
-    assert whole(Bleu(), [("?!", ["a dog"])]) == dict.fromkeys(Bleu.columns, 0) and whole(Cider(), [("?!", ["a dog"]), ("a", ["b"])]) == {"cider": 0}
+    assert whole(Bleu(), [("?!", ["a dog"])]) == dict.fromkeys(Bleu.columns, 0)
+    assert whole(Cider(), [("?!", ["a dog"]), ("a", ["b"])]) == {"cider": 0}
     with pytest.raises(Skip, match="no reference has a word"):
         Rouge().row(pair("a dog", ["...", "-"]))
     assert Rouge().row(pair("a dog", ["...", "a dog"])) == {"rouge_l": 1}
@@ -120,9 +127,13 @@ def test_which_columns_are_compared():
     assert of({"text": "a", "description": "b"}, column="text") == ("a", ["b"])
     assert of({"said": "a", "true": "b", "text": "c"}, column="said", references="true") == ("a", ["b"])
     for row, told in (
-        ({"captions": "b"}, "generated_text"), ({"generated_text": " ", "text": "b"}, "no text to judge"), ({"generated_text": "a", "text": ""}, "to judge by"),
-        ({"generated_text": ["a", "b"], "text": "c"}, "2 texts"), ({"generated_text": "a", "captions": [1]}, "neither a text"), ({"generated_text": 3, "text": "a"}, "neither a text"),
-    ):  # fmt: skip
+        ({"captions": "b"}, "generated_text"),
+        ({"generated_text": " ", "text": "b"}, "no text to judge"),
+        ({"generated_text": "a", "text": ""}, "to judge by"),
+        ({"generated_text": ["a", "b"], "text": "c"}, "2 texts"),
+        ({"generated_text": "a", "captions": [1]}, "neither a text"),
+        ({"generated_text": 3, "text": "a"}, "neither a text"),
+    ):
         with pytest.raises(RowError, match=told):
             of(row)
     with pytest.raises(UsageError, match="judged column itself"):
@@ -139,7 +150,8 @@ def tiny_wordnet(folder: pathlib.Path) -> pathlib.Path:
     head = "  1 WordNet 3.0 Copyright\n"
     for kind, letter, synset in (("noun", "n", ("dog", "hound")), ("verb", "v", ("bark", "woof")), ("adj", "a", ("loud",)), ("adv", "r", ("loudly",))):
         frames = " 01 + 02 00" if letter == "v" else ""
-        (folder / f"data.{kind}").write_text(f"{head}{len(head):08d} 05 {letter} {len(synset):02x} {' '.join(f'{word} 0' for word in synset)} 000{frames} | tests\n")
+        words_of = " ".join(f"{word} 0" for word in synset)
+        (folder / f"data.{kind}").write_text(f"{head}{len(head):08d} 05 {letter} {len(synset):02x} {words_of} 000{frames} | tests\n")
         (folder / f"index.{kind}").write_text(head + "".join(f"{word} {letter} 1 0 1 0 {len(head):08d}  \n" for word in sorted(synset)))
         (folder / f"{kind}.exc").write_text("")
     (folder / "lexnames").write_text("".join(f"{k:02d}\tname.{k}\t1\n" for k in range(45)))
@@ -264,7 +276,6 @@ def test_bertscore_takes_the_best_reference_and_no_notice_of_the_batch(tmp_path)
     whole, alone = scored(folder, ROWS), scored(folder, ROWS, at_once=1)
     for one, other in zip(whole, alone, strict=True):
         assert one == {name: pytest.approx(value, abs=1e-5) for name, value in other.items()}
-    assert whole[5]["bertscore_f1"] == pytest.approx(1, abs=1e-5) or ROWS[5][0] == ROWS[5][1][0]
     judged, references = ROWS[0]
     each = scored(folder, [(judged, [reference]) for reference in references])
     assert whole[0] == {name: pytest.approx(max(one[name] for one in each), abs=1e-5) for name in whole[0]}

@@ -39,7 +39,7 @@ def test_a_whole_clip(tmp_path):
     make(tmp_path / "a.mkv", even(25), sound={"rate": RATE, "codec": "pcm_s16le"})
     cells = found(tmp_path / "a.mkv")
     assert cells == {
-        "av_offset": 0, "length_mismatch": pytest.approx(0, abs=0.001), "frozen_frames": 0, "longest_freeze": 0,
+        "stream_offset": 0, "length_mismatch": pytest.approx(0, abs=0.001), "frozen_frames": 0, "longest_freeze": 0,
         "black_frames": 4 / 25, "silence": 0, "clipped": 0,
     }  # fmt: skip  # the made picture's levels begin dark
     assert set(cells) == set(Health.columns)
@@ -48,10 +48,10 @@ def test_a_whole_clip(tmp_path):
 def test_offset_and_lengths(tmp_path):
     make(tmp_path / "late.mkv", even(50), sound={"rate": RATE, "codec": "pcm_s16le", "start": Fraction(1, 4), "seconds": Fraction(1, 2)})
     cells = found(tmp_path / "late.mkv")
-    assert cells["av_offset"] == pytest.approx(0.25, abs=0.002) and cells["length_mismatch"] == pytest.approx(1.5, abs=0.002)
+    assert cells["stream_offset"] == pytest.approx(0.25, abs=0.002) and cells["length_mismatch"] == pytest.approx(1.5, abs=0.002)
     soundfile.write(tmp_path / "a.wav", np.ones(3 * RATE) / 2, RATE)
     cells = found({"path": str(tmp_path / "late.mkv"), "generated_audio_path": str(tmp_path / "a.wav")})
-    assert isinstance(cells["av_offset"], Skip) and cells["length_mismatch"] == pytest.approx(1, abs=0.002)
+    assert isinstance(cells["stream_offset"], Skip) and cells["length_mismatch"] == pytest.approx(1, abs=0.002)
 
 
 def test_frozen_and_black_frames(tmp_path):
@@ -60,7 +60,7 @@ def test_frozen_and_black_frames(tmp_path):
     assert cells["black_frames"] == 0.2
     assert found(tmp_path / "a.mkv", black=0.11)["black_frames"] == 0.3 and found(tmp_path / "a.mkv", black=0)["black_frames"] == 0.1
     assert found(tmp_path / "a.mkv", still=0.004)["frozen_frames"] == pytest.approx(5 / 9)
-    assert isinstance(cells["silence"], Skip) and isinstance(cells["av_offset"], Skip) and "no sound" in str(cells["length_mismatch"])
+    assert isinstance(cells["silence"], Skip) and isinstance(cells["stream_offset"], Skip) and "no sound" in str(cells["length_mismatch"])
 
 
 def test_small_changes_count_once_they_add_up(tmp_path):

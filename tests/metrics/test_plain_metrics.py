@@ -66,8 +66,8 @@ def test_health_beside_other_metrics(avtools):
     make(avtools.folder / "b.mkv", even(25))
     done = avtools("score", "health", "--summary", "s.json", input="path\na.mkv\nb.mkv\n")
     one, silent = rows(done.stdout)
-    assert (one["av_offset"], one["frozen_frames"], one["silence"]) == ("0.0", "0.0", "0.0")
-    assert silent["silence"] == silent["av_offset"] == "" and silent["frozen_frames"] == "0.0"
+    assert (one["stream_offset"], one["frozen_frames"], one["silence"]) == ("0.0", "0.0", "0.0")
+    assert silent["silence"] == silent["stream_offset"] == "" and silent["frozen_frames"] == "0.0"
     assert summary(avtools, "s.json")["metrics"]["silence"]["skipped"] == {"has no sound": 1}
 
 

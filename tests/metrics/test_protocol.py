@@ -16,14 +16,15 @@ from avtools.rows import Record
 
 
 def test_every_metric_says_what_it_is():
-    from avtools.metrics import PLAIN
+    from avtools.metrics import NEEDS, PLAIN
 
-    for name in PLAIN:
+    for name in PLAIN | registry.METRICS:
         metric = registry.metric(name)
         assert metric.name == name and metric.title and metric.source
         assert metric.direction in ("higher", "lower", "none")
         assert set(metric.ranges) <= set(metric.columns)
-        assert set(metric.needs) <= {"picture", "sound", "reference", "reference_picture"}
+        assert set(metric.needs) <= set(NEEDS)
+        assert metric.network == (metric.released_run is not None) and metric.network == bool(metric.parts)
         for settings in metric.protocols.values():
             assert set(settings) <= set(metric.settings)
 
