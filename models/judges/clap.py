@@ -40,14 +40,15 @@ MODELS = ("laion", "microsoft")
 
 
 class _Sound(Extractor):
-    """Embeddings of windows that are spread evenly over the whole sound; what is shorter than one is repeated to fill it."""
+    """Embeddings of windows that are spread evenly over the whole sound, or its first `seconds`; what is shorter than one is repeated to fill it."""
 
     medium = "sound"
+    settings = {"seconds": 0.0}
     requires = TRANSFORMERS
     rate: int
 
     def prepare(self, pair, role):
-        samples = pair.heard(role, self.rate)
+        samples = pair.heard(role, self.rate)[: round(self.set["seconds"] * self.rate) or None]
         if not len(samples):
             raise Skip("its sound is shorter than a sample")
         return {"samples": samples}
@@ -164,7 +165,7 @@ class Clap(_Clap):
     title = "CLAP similarity of sound and text"
     source = (
         "Wu et al. 2023, LAION's CLAP (arXiv:2211.06687); Elizalde et al. 2023, Microsoft's (arXiv:2309.05767); "
-        "protocol javisbench: Liu et al. 2025 (arXiv:2503.23377); protocol vatt: Liu et al. 2024 (arXiv:2411.05005)"
+        "protocol javisbench: Liu et al. 2025 (arXiv:2503.23377); protocol vatt: Liu et al. 2024 (arXiv:2411.05679)"
     )
     columns = {"clap": "cosine of sound and text, -1 to 1"}
     ranges = {"clap": (-1.0, 1.0)}
@@ -192,7 +193,7 @@ class ClapAudio(_Clap):
 
     name = "clap-audio"
     title = "CLAP similarity of sound and reference sound"
-    source = "Wu et al. 2023, LAION's CLAP (arXiv:2211.06687); protocol vatt: Liu et al. 2024 (arXiv:2411.05005)"
+    source = "Wu et al. 2023, LAION's CLAP (arXiv:2211.06687); protocol vatt: Liu et al. 2024 (arXiv:2411.05679)"
     columns = {"clap_audio": "cosine of sound and reference sound, -1 to 1; 1: alike"}
     ranges = {"clap_audio": (-1.0, 1.0)}
     needs = ("sound", "reference_sound")

@@ -260,7 +260,7 @@ class Kld(_OfClasses):
     title = "Divergence of the sound's classes from its reference's, by PANNs or PaSST"
     source = (
         "Iashin and Rahtu 2021, SpecVQGAN (arXiv:2110.08791); protocol mmaudio: Cheng et al. 2024 (arXiv:2412.15322); "
-        "protocol vatt: Liu et al. 2024 (arXiv:2411.05005)"
+        "protocol vatt: Liu et al. 2024 (arXiv:2411.05679)"
     )
     columns = {"kld": "KL(reference || judged), nats; 0: alike"}
     direction = "lower"

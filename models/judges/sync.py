@@ -143,7 +143,7 @@ def offsets(logits):
     """Logits (..., 21) -> how much later (positive) or earlier the sound is heard than it should be, seconds (...)."""
     import numpy as np
 
-    return -np.linspace(-LONGEST, LONGEST, logits.shape[-1])[logits.argmax(-1)]
+    return -np.linspace(-LONGEST, LONGEST, logits.shape[-1]).round(6)[logits.argmax(-1)] + 0.0  # no negative zero
 
 
 class Desync(OfFeatures):

@@ -224,7 +224,8 @@ def laion(tensors: dict[str, Any], where) -> Released:
             layer, _, rest = rest.partition(".")
             found[f"{first}.{_PROJECTION.get(layer, layer)}.{rest}"] = tensor
     if not any(of.values()):
-        raise FatalError(f"{where}: no CLAP of LAION (its names begin with {', '.join(list(tensors)[:3])}); give one of its checkpoints, or a folder of transformers")
+        begins = ", ".join(list(tensors)[:3])
+        raise FatalError(f"{where}: no CLAP of LAION (its names begin with {begins}); give one of its checkpoints, or a folder of transformers")
     audio, front = {}, {}
     if of["audio_branch"]:
         audio, mel = htsat_config(of["audio_branch"], where), of["audio_branch"].get("logmel_extractor.melW")

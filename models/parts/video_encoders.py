@@ -236,6 +236,9 @@ def text_from(folder: pathlib.Path) -> ClipText:
         raise FatalError(f"{folder}: its tokenizer cannot be read ({' '.join(str(error).split())[:100]}); get the folder anew") from None
     config = {**_fields(settings, "text_config", TEXT_FIELDS), "projection_dim": tensors["text_projection.weight"].shape[0]}
     encoder = ClipText(config, tokenizer)
+    if len(tokenizer) != encoder.model.config.vocab_size:  # transformers makes an empty one of a folder without
+        known = f"its tokenizer has {len(tokenizer)} ids, and CLIP knows {encoder.model.config.vocab_size}"
+        raise FatalError(f"{folder}: {known}; get the folder anew, with vocab.json and merges.txt")
     hub.load_strict(encoder.model, tensors, file, ignore=(r"position_ids$",))
     return encoder
 

@@ -106,6 +106,10 @@ def test_clip_loads_from_a_folder_of_transformers(tmp_path):
         one, other = encoder(["ab c", "ab c a b a b a b a b a b a b"])
         alone = encoder(["ab c"])[0]
     assert one.shape == (24,) and encoder.dim == 24 and torch.allclose(one, alone, atol=1e-5) and not torch.allclose(one, other, atol=1e-3)
+    for name in ("vocab.json", "merges.txt"):
+        (tmp_path / name).unlink()
+    with pytest.raises(FatalError, match="ids, and CLIP knows 8|cannot be read"):
+        video_encoders.text_from(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(FatalError, match="config.json: broken"):
         video_encoders.clip_from(tmp_path)
