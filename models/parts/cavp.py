@@ -266,7 +266,9 @@ def load(path) -> Cavp:
 def file_of(path) -> pathlib.Path:
     """The file that a path means; FatalError where a folder holds none."""
     path = pathlib.Path(path)
-    found = [path, *sorted(path.rglob("cavp_epoch66.ckpt")), *path.glob("model.safetensors")] if path.is_dir() else [path]
-    if len(found) == 1 and path.is_dir():
+    if not path.is_dir():
+        return path
+    found = [*sorted(path.rglob("cavp_epoch66.ckpt")), *path.glob("model.safetensors")]
+    if not found:
         raise FatalError(f"{path}: has neither cavp_epoch66.ckpt nor model.safetensors; give the file of CAVP")
-    return found[-1] if len(found) == 1 else found[1]
+    return found[0]

@@ -302,12 +302,17 @@ def load_codec(codec, weights: hub.Weights, main: hub.Part, part: hub.Part) -> N
 
 def picture_encoder(config, weights: hub.Weights, encoders: dict[str, hub.Part]):
     """The frozen picture encoder: the part of its name, or CLIP of the main weights, or what was fetched of either."""
-    from avtools.models.parts import video_encoders
+    from avtools.models.parts import cavp, video_encoders
     from avtools.models.vta_ldm.system import MAIN
 
     part, source = named(encoders[config.encoder], config.encoder_model), weights.get(config.encoder)
     if config.encoder != "clip":
-        made = {"vivit": video_encoders.vivit_from, "imagebind": video_encoders.imagebind_from, "languagebind": video_encoders.language_bind_from}
+        made = {
+            "vivit": video_encoders.vivit_from,
+            "imagebind": video_encoders.imagebind_from,
+            "languagebind": video_encoders.language_bind_from,
+            "cavp": cavp.cavp_from,
+        }
         return _fitting(made[config.encoder](hub.locate(source, part, "vta-ldm")), config)
     if source is None and weights.get("") is not None:
         found = _clip_of(config, hub.locate(weights.get(""), MAIN, "vta-ldm"))

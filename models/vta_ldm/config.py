@@ -94,7 +94,7 @@ class Config:
     time_conditioning: str = "both"  # cross (published) | aligned | both: tokens also as channels on the latents' time axis
     aligned_channels: int = 64
     # the condition
-    encoder: str = "clip"  # frozen video encoder: clip | vivit | imagebind | languagebind | pixels
+    encoder: str = "clip"  # frozen video encoder: clip | vivit | imagebind | languagebind | cavp | pixels
     encoder_model: str = "openai/clip-vit-large-patch14"
     feature_dim: int = 768  # width of the encoder's features
     token_dim: int = 2048  # width of the tokens (the UNet's cross_attention_dim)
@@ -142,6 +142,7 @@ PRESETS: dict[str, dict] = {
     "vivit": {"encoder": "vivit", "encoder_model": "google/vivit-b-16x2-kinetics400", "frame_rate": 8.0},
     "imagebind": {"encoder": "imagebind", "encoder_model": "", "feature_dim": 1024},
     "languagebind": {"encoder": "languagebind", "encoder_model": "LanguageBind/LanguageBind_Video_FT"},
+    "cavp": {"encoder": "cavp", "encoder_model": "", "feature_dim": 512, "frame_rate": 4.0, "frame_fit": "squash"},
     "tiny": {
         "unet": UNETS["tiny"],
         "token_dim": 128,

@@ -8,6 +8,7 @@ import hashlib
 
 from avtools import hub
 from avtools.errors import MediaError, UsageError
+from avtools.models.judges.sync import CAVP
 from avtools.models.parts.imagebind.checkpoint import PART as IMAGEBIND
 from avtools.models.vta_ldm import data
 from avtools.models.vta_ldm.config import PRESETS, Config
@@ -26,7 +27,7 @@ MAIN = hub.Part(
 CLIP = hub.Part("clip", "CLIP ViT-L/14", "hf:openai/clip-vit-large-patch14", ("*.json", "model.safetensors", "merges.txt", "vocab.json"), 1_710_000_000, "MIT", optional=True)
 VIVIT = hub.Part("vivit", "ViViT-B/16x2", "hf:google/vivit-b-16x2-kinetics400", ("*.json", "pytorch_model.bin"), 356_000_000, "MIT", optional=True)
 LANGUAGEBIND = hub.Part("languagebind", "LanguageBind's video tower", "hf:LanguageBind/LanguageBind_Video_FT", ("config.json", "pytorch_model.bin"), 2_110_000_000, "MIT", optional=True)
-ENCODERS = {"clip": CLIP, "vivit": VIVIT, "imagebind": IMAGEBIND, "languagebind": LANGUAGEBIND}  # of pictures
+ENCODERS = {"clip": CLIP, "vivit": VIVIT, "imagebind": IMAGEBIND, "languagebind": LANGUAGEBIND, "cavp": CAVP}  # of pictures
 CODEC = hub.Part("codec", "AudioLDM's VAE and vocoder", "hf:ariesssxu/vta-ldm-clip4clip-v-large", ("pytorch_model.bin",), 443_000_000, "CC-BY-NC-SA-4.0 (non-commercial)", optional=True)
 
 

@@ -200,6 +200,19 @@ def test_the_encoder_of_pictures(tmp_path):
     assert torch.equal(found[1], encoder(clips[1:])[0])
 
 
+def test_vta_ldm_takes_it_as_its_encoder(tmp_path):
+    from avtools.models.vta_ldm import checkpoint
+    from avtools.models.vta_ldm.config import PRESETS, Config
+    from avtools.models.vta_ldm.system import ENCODERS, VtaLdm
+    from avtools.training import config as settings
+
+    torch.save(small().state_dict(), tmp_path / "cavp_epoch66.ckpt")
+    system = VtaLdm(settings.resolve(Config, PRESETS, "cavp", None, []))
+    assert (system.config.feature_dim, system.config.frame_rate) == (512, 4.0)
+    encoder = checkpoint.picture_encoder(system.config, hub.Weights.parse([f"cavp={tmp_path}"]), ENCODERS)
+    assert encoder([torch.rand(2, 3, 224, 224)])[0].shape == (2, 16)
+
+
 # --- the metric -----------------------------------------------------------------------------------------------------
 
 

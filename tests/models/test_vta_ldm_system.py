@@ -314,7 +314,7 @@ def test_four_channels_behind_adapters_take_and_give_the_codec_s():
     [
         ("tiny", ["token_dim=64"], "token_dim 64 .*cross_attention_dim, 128"),
         ("tiny", ["time_conditioning=alinged"], "cross, aligned, both"),
-        ("tiny", ["encoder=clap"], "clip, vivit, imagebind, languagebind, pixels"),
+        ("tiny", ["encoder=clap"], "clip, vivit, imagebind, languagebind, cavp, pixels"),
         ("tiny", ["codec=mp3"], "audioldm, mel-bands"),
         ("tiny", ["condition=audio"], "video, text"),
         ("tiny", ["frame_fit=pad"], "crop, squash"),
