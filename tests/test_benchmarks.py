@@ -69,3 +69,21 @@ def test_both_ways_of_joining_give_the_same_captions(tmp_path):
     done = bench("--quick", "--json", tmp_path / "b.json", "join")  # any difference ends it
     assert done.returncode == 0, done.stderr
     assert "pandas" in json.loads((tmp_path / "b.json").read_text())["results"][0]["what"]
+
+
+@pytest.mark.learn  # half a minute: a small CLIP, and the peers that are installed
+def test_scores_are_those_of_public_code_and_one_call_gives_what_several_do(tmp_path):
+    done = bench("--quick", "--json", tmp_path / "b.json", "score")  # any difference ends it
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "b.json").read_text())["results"]
+    assert any("one call; " in row["what"] for row in rows) and any("missing" in row["peer"] or "torchmetrics" in row["what"] for row in rows)
+
+
+def test_scores_that_differ_end_the_benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import score
+
+    assert score.alike("x", [[1.0, 2.0]], [[1.0, 2.001]], (0, 1e-2)) == "0e+00, 1e-03"
+    for other in ([[1.0, 2.1]], [[1.0]], [[1.0, float("nan")]]):
+        with pytest.raises(SystemExit, match="differ"):
+            score.alike("x", [[1.0, 2.0]], other, (0, 1e-2))

@@ -5,6 +5,7 @@ import math
 
 from avtools.errors import UsageError
 from avtools.metrics import Metric, Skip
+from avtools.metrics.parts import Parts
 from avtools.metrics.words import texts_of, words
 
 JUDGED = ("generated_text",)
@@ -195,22 +196,51 @@ class Cider(Captions):
         }
 
     def start(self):
-        return []
+        return Rows()
 
     def accumulate(self, state, features):
-        state.append(features)
+        state.open().append(features)
         return state
 
     def merge(self, state, other):
-        return state + other
+        return state.with_(other)
 
     def finalize(self, state):
-        if not state:
+        if not state.parts:
             raise Skip("no row has anything to measure")
         return {"cider": float(ciders(state).mean())}
 
     def remarks(self, state):
-        return ["CIDEr of a single row is 0: its weights come of the set"] if len(state) == 1 else []
+        return ["CIDEr of a single row is 0: its weights come of the set"] if sum(map(len, state.parts)) == 1 else []
+
+
+class Block(list):
+    """What :meth:`Cider.features` gives of some rows."""
+
+    def __init__(self, rows=()):
+        super().__init__(rows)
+        self._joined: dict = {}
+
+    def joined(self, name: str) -> tuple:
+        """The rows' arrays of one name one after the other, and their lengths; worked out once, when no row is added any more."""
+        import numpy as np
+
+        if name not in self._joined:
+            arrays = [row[name] for row in self]
+            self._joined[name] = np.concatenate(arrays), np.array([len(array) for array in arrays])
+        return self._joined[name]
+
+
+class Rows(Parts):
+    """Parts of a set."""
+
+    new = Block
+
+    def joined(self, name: str) -> tuple:
+        """As :meth:`Block.joined`, of all rows."""
+        import numpy as np
+
+        return tuple(np.concatenate(arrays) for arrays in zip(*(part.joined(name) for part in self.parts), strict=True))
 
 
 def code(gram: tuple[str, ...]) -> int:
@@ -221,15 +251,17 @@ def code(gram: tuple[str, ...]) -> int:
     return int.from_bytes(digest, "big") & ~3 | (len(gram) - 1)
 
 
-def ciders(rows: list[dict]):
-    """CIDEr-D of each row, float64 (rows,); `rows`: what :meth:`Cider.features` gives."""
+def ciders(rows: Rows):
+    """CIDEr-D of each row, float64 (rows,)."""
     import numpy as np
 
+    count = sum(map(len, rows.parts))
+
     def all_(name):
-        return np.concatenate([row[name] for row in rows])
+        return rows.joined(name)[0]
 
     def owners(name):
-        return np.repeat(np.arange(len(rows)), [len(row[name]) for row in rows])
+        return np.repeat(np.arange(count), rows.joined(name)[1])
 
     judged, true = all_("judged"), all_("true")
     known, counts = np.unique(true[all_("first")], return_counts=True)
@@ -237,19 +269,21 @@ def ciders(rows: list[dict]):
     def weights(codes):
         """The logarithm of all rows over those whose references have the n-gram."""
         place = np.searchsorted(known, codes).clip(max=len(known) - 1)
-        return math.log(len(rows)) - np.log(np.where(known[place] == codes, counts[place], 1))
+        return math.log(count) - np.log(np.where(known[place] == codes, counts[place], 1))
 
-    references = np.array([len(row["lengths"]) - 1 for row in rows])
+    lengths, each = rows.joined("lengths")
+    references = each - 1
     begins = np.cumsum(references) - references  # of the references, the row's first one
     which = begins[owners("true")] + all_("of")
     order, total = (true & np.uint64(3)).astype(np.int64), int(references.sum())
     weight = np.square(weights(true))
-    mine = np.bincount(owners("judged") * LONGEST + (judged & np.uint64(3)).astype(np.int64), np.square(all_("times") * weights(judged)), len(rows) * LONGEST)
+    mine = np.bincount(owners("judged") * LONGEST + (judged & np.uint64(3)).astype(np.int64), np.square(all_("times") * weights(judged)), count * LONGEST)
     theirs = np.bincount(which * LONGEST + order, np.square(all_("true_times")) * weight, total * LONGEST).reshape(total, LONGEST)
     both = np.bincount(which * LONGEST + order, np.minimum(all_("true_times"), all_("matched")) * all_("true_times") * weight, total * LONGEST)
-    row_of = np.repeat(np.arange(len(rows)), references)
+    row_of = np.repeat(np.arange(count), references)
     norms = np.sqrt(mine.reshape(-1, LONGEST)[row_of] * theirs)
     cosines = np.divide(both.reshape(total, LONGEST), norms, out=np.zeros_like(norms), where=norms > 0).mean(axis=1)
-    lengths = np.concatenate([row["lengths"][1:] - row["lengths"][0] for row in rows])
+    ends = np.cumsum(each)
+    lengths = np.delete(lengths - np.repeat(lengths[ends - each], each), ends - each)
     found = cosines * np.exp(-np.square(lengths, dtype=np.float64) / (2 * SIGMA**2))
-    return 10 * np.bincount(row_of, found, len(rows)) / references
+    return 10 * np.bincount(row_of, found, count) / references

@@ -11,6 +11,7 @@ from typing import ClassVar, NamedTuple
 from avtools.errors import RowError
 from avtools.metrics import Metric, Skip
 from avtools.metrics.frechet import SIDES
+from avtools.metrics.parts import Parts
 
 BLOCK = 1024  # vectors on each side of the kernel at once: 8 MB of it
 
@@ -27,7 +28,11 @@ class Kernel(NamedTuple):
         import numpy as np
 
         one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
-        return (one @ other.T * (self.gamma or 1 / one.shape[1]) + self.coef) ** self.degree
+        base = one @ other.T * (self.gamma or 1 / one.shape[1]) + self.coef
+        found = base.copy()
+        for _ in range(self.degree - 1):  # faster than a power
+            found *= base
+        return found
 
     def total(self, one, other=None) -> float:
         """The sum over all pairs; without `other`, over ordered pairs of different vectors of `one`."""
@@ -88,23 +93,10 @@ class Part:
         return waiting[0] if waiting else None
 
 
-class State:
-    """Parts of a set: closed ones never change, so states share them, and new rows go to an open one.  Joining is without cost."""
+class State(Parts):
+    """Parts of a set."""
 
-    def __init__(self, parts: tuple = ()):
-        self._closed, self._open = tuple(parts), None
-
-    def open(self) -> Part:
-        if self._open is None:
-            self._open = Part()
-        return self._open
-
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        """All of them, closed."""
-        if self._open is not None:
-            self._closed, self._open = (*self._closed, self._open), None
-        return self._closed
+    new = Part
 
 
 def columns_of(name: str, what: str, samples: str) -> dict[str, str]:
@@ -153,7 +145,7 @@ class KernelDistance(Metric):
         return state
 
     def merge(self, state, other):
-        return State((*state.parts, *other.parts))
+        return state.with_(other)
 
     def finalize(self, state):
         key = tuple(map(id, state.parts))  # they live as long as what is known of them

@@ -78,14 +78,14 @@ def test_bleu_rouge_and_cider_are_coco_captions():
 
 
 def test_cider_of_each_row_and_of_parts_merged():
-    from avtools.metrics.captioning import ciders
+    from avtools.metrics.captioning import Block, Rows, ciders
 
     metric = Cider()
     features = [metric.features(pair(*row)) for row in ROWS]
-    np.testing.assert_allclose(ciders(features), COCO["cider"], atol=1e-9)
-    parts = metric.merge(features[:2], features[2:])
-    assert metric.finalize(parts) == metric.finalize(features) and len(features) == len(ROWS)
-    assert metric.finalize(features[:1]) == {"cider": 0} and metric.remarks(features[:1])
+    one, other, alone = Rows((Block(features[:2]),)), Rows((Block(features[2:]),)), Rows((Block(features[:1]),))
+    np.testing.assert_allclose(ciders(metric.merge(one, other)), COCO["cider"], atol=1e-9)
+    assert metric.finalize(metric.merge(one, other)) == metric.finalize(Rows((Block(features),)))
+    assert metric.finalize(alone) == {"cider": 0} and metric.remarks(alone) and not metric.remarks(metric.merge(one, other))
     jackknife = Jackknife(metric)
     for number, one in enumerate(features):
         jackknife.add(one, number, None)
