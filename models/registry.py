@@ -8,10 +8,14 @@ import json
 from avtools.errors import UsageError
 
 SYSTEMS: dict[str, str] = {
+    "audiosep": "avtools.models.audiosep.system:AudioSep",
     "avsync": "avtools.models.avsync.system:AvSync",
     "avsyncd": "avtools.models.avsyncd.system:AvSyncD",
     "vta-ldm": "avtools.models.vta_ldm.system:VtaLdm",
 }
+COMMANDS: dict[str, str] = {
+    "masklets": "avtools.models.masklets:PARTS",
+}  # commands with networks of their own -> their weights
 LAYOUTS: dict[str, str] = {
     "javisdit": "avtools.models.javisdit.layout:JavisDiT",
     "vta-ldm": "avtools.models.vta_ldm.layout:VtaLdm",
@@ -62,22 +66,25 @@ def systems_beginning(ctx, param, incomplete: str) -> list[str]:
 
 
 def parts(name: str) -> tuple:
-    """The weights (:class:`avtools.hub.Part`) of a system, of a metric, or of a part of any metric that is called so."""
+    """The weights (:class:`avtools.hub.Part`) of a system, a metric, a command, or of a part of any metric that is called so."""
     if name in SYSTEMS:
         return system(name).parts
     if name in METRICS:
         return metric(name).parts
+    if name in COMMANDS:
+        module, _, attribute = COMMANDS[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
     found = {part.name: part for one in METRICS for part in metric(one).parts}
     if name in found:
         import dataclasses
 
         return (dataclasses.replace(found[name], optional=False),)
-    return _named(name, SYSTEMS | METRICS, "system or metric", "avtools systems' and 'avtools metrics").parts
+    return _named(name, SYSTEMS | METRICS | COMMANDS, "system, metric or command with weights", "avtools systems' and 'avtools metrics").parts
 
 
 def fetched_beginning(ctx, param, incomplete: str) -> list[str]:
-    """For shell completion: the systems and metrics with networks whose names begin so."""
-    return sorted(name for name in SYSTEMS | METRICS if name.startswith(incomplete))
+    """For shell completion: what has weights and a name that begins so."""
+    return sorted(name for name in SYSTEMS | METRICS | COMMANDS if name.startswith(incomplete))
 
 
 def metric(name: str):
