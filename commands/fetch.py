@@ -48,7 +48,9 @@ def _wanted(system: str, known, names: tuple[str, ...]) -> list:
     for name in names:
         if name not in by_name:
             raise UsageError(f"{system} has no part '{name}' (it has: {', '.join(by_name) or 'none'})")
-    return [part for name, part in by_name.items() if (name in names if names else not part.optional)]
+    every = all(part.optional for part in known)  # what is optional for a system may be all that a metric is made of
+    default = [name for name, part in by_name.items() if not part.optional or every and part.source.startswith("hf:")]
+    return [part for name, part in by_name.items() if name in (names or default)]
 
 
 def _fetched(system: str, parts: list):

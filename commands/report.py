@@ -59,6 +59,7 @@ def command(
     """
     from avtools.identity import identity
     from avtools.metrics import comparing
+    from avtools.models import registry
     from avtools.reporting import looking, page as pages, parts
     from avtools.stream import Work
 
@@ -96,7 +97,7 @@ def command(
 
     def extras(header: list[str], walk) -> dict:
         read = [(path, comparing.read(path)) for path in summaries]
-        told = {"summaries": parts.summaries(read), "runs": curves, "directions": parts.directions(header, read)}
+        told = {"summaries": parts.summaries(read), "runs": curves, "directions": parts.directions(header, read, registry.directions())}
         if with_stats:
             told["stats"] = parts.statistics(header, walk)
         return told

@@ -39,7 +39,7 @@ def command(shared, queries, query_column, query_file, propose, method, windows,
         avtools separate t.csv --query "dog barking" --query rain --residual -d stems > stems.csv
         avtools separate t.csv --propose --legacy-json --pool-list pool/pool_list.txt -d pool > stems.csv
     """
-    from avtools import separating
+    from avtools.models import separating
     from avtools.hub import Weights
     from avtools.models.separating.pool import PoolList
     from avtools.models.separating.queries import file_of_queries, unique

@@ -129,6 +129,15 @@ def metric_names() -> list[str]:
     return sorted([*PLAIN, *METRICS, *(f"{name}:{variant}" for name, variants in VARIANTS.items() if name in METRICS for variant in variants)])
 
 
+def directions() -> dict[str, str]:
+    """The main column of each metric, its variants' too -> "higher", "lower" or "none"."""
+    found = {}
+    for name in metric_names():
+        cls, variant = metric(name.partition(":")[0]), name.partition(":")[2]
+        found[next(iter(cls.columns)) + (f"_{variant.replace('-', '_')}" if variant else "")] = cls.direction
+    return found
+
+
 def layout(name: str):
     """The class of a layout (:class:`avtools.exchange.Layout`)."""
     return _named(name, LAYOUTS, "layout", "avtools mkmeta export --help")

@@ -49,15 +49,9 @@ def _entry(entry: dict) -> dict:
     }
 
 
-def directions(header: Iterable[str], read: list[tuple[str, dict]]) -> dict[str, str]:
-    """Column -> "higher" or "lower" is better, of those that a summary or a metric of ours tells of."""
-    from avtools.metrics import PLAIN
-    from avtools.models import registry
-
-    found = {}
-    for name in {**PLAIN, **registry.METRICS}:
-        metric = registry.metric(name)
-        found[next(iter(metric.columns))] = metric.direction
+def directions(header: Iterable[str], read: list[tuple[str, dict]], known: dict[str, str]) -> dict[str, str]:
+    """Column -> "higher" or "lower" is better, of those that a summary or `known` (column -> direction) tells of."""
+    found = dict(known)
     for _, one in read:
         found |= {column: entry["direction"] for column, entry in one["metrics"].items() if "direction" in entry}
     return {column: found[column] for column in header if found.get(column) in ("higher", "lower")}

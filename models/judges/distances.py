@@ -63,11 +63,15 @@ class SoundDistance(OfFeatures, Frechet):
         return told | {self.main: self.set.get("scale", 1.0) * told[self.main]}
 
     def finalize_whole(self, state):
-        try:
-            count = self.finalize(state)[f"{self.main}_samples"]
-            return {f"{self.main}_inf": self.set.get("scale", 1.0) * self._extrapolated(state, count)}
-        except Skip as skip:
-            return {f"{self.main}_inf": skip}
+        key = "inf", *map(id, state.parts)  # kept as finalize does: the table for people and the summary ask for the same
+        if key not in self._known:
+            try:
+                count = self.finalize(state)[f"{self.main}_samples"]
+                found = self.set.get("scale", 1.0) * self._extrapolated(state, count)
+            except Skip as skip:
+                found = skip
+            self._known[key] = state.parts, {f"{self.main}_inf": found}
+        return dict(self._known[key][1])
 
     def _extrapolated(self, state, count: int) -> float:
         import numpy as np

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from avtools import separating
+from avtools.models import separating
 from avtools.augment.pool import Stems
 from avtools.errors import RowError, UsageError
 from avtools.models.separating import activity, pool, queries, spectral
