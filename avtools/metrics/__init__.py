@@ -196,6 +196,9 @@ def configured(classes: list[type[Metric]], protocol: str | None, sets: tuple[st
         chosen[found[0].name][name] = _read(value, found[0].settings[name], text)
     made = []
     for cls, variant in zip(classes, variants, strict=True):
+        fixed = cls.protocols.get(protocol, {}).get("model", variant)
+        if variant and variant != fixed:
+            raise UsageError(f"{cls.name}:{variant}: --protocol {protocol} fixes the model, {fixed}; write {cls.name}, or leave the protocol out")
         settings = chosen[cls.name] | ({"model": variant} if variant else {})
         made.append(cls(**settings).as_variant(variant) if variant else cls(**settings))
     return made
@@ -260,18 +263,22 @@ class Bootstrapped(Mean):
 
         super().__init__()
         self.weights, self.sums = np.zeros(RESAMPLES), np.zeros(RESAMPLES)
+        self.keys: set[int] = set()  # 3 of them at most: of fewer there is no interval
 
     def add(self, value, reason, key=0):
         super().add(value, reason, key)
         if value is not None:
             drawn = _resampled(key)
+            if len(self.keys) < 3:
+                self.keys.add(key)
             self.weights += drawn
             self.sums += drawn * value
 
     def interval(self, low=-math.inf, high=math.inf):
+        """Both ends, within the column's range; None for fewer than 3 keys, however many rows they have."""
         import numpy as np
 
-        if self.count < 3:
+        if len(self.keys) < 3:
             return None
         there = self.weights > 0
         ends = np.percentile(self.sums[there] / self.weights[there], (2.5, 97.5))

@@ -6,7 +6,8 @@ import os
 from avtools.errors import UsageError
 from avtools.metrics import scoring
 
-SAME = ("summary", "avtools", "seed", "rows", "weights", "decoder", "libraries")
+SAME = ("summary", "avtools", "seed", "rows", "decoder")
+OF_METRICS = ("weights", "libraries")  # by metric, and of what some metric needs: those that only one has are of metrics that only one has
 FACTS = ("rate", "channels", "fps", "frames", "size", "decoder")  # of the judged media
 
 
@@ -35,6 +36,10 @@ def differences(one: dict, other: dict) -> list[str]:
     found = []
     for name in SAME:
         found += _difference(name, one.get(name), other.get(name))
+    for name in OF_METRICS:
+        ours, theirs = one.get(name, {}), other.get(name, {})
+        for key in sorted(ours.keys() & theirs.keys()):
+            found += _difference(f"{name} {key}", ours[key], theirs[key])
     for role in ("reference_video", "reference_audio"):
         found += _difference(f"{role} column", one["columns"].get(role), other["columns"].get(role))
     for metric in one["definitions"].keys() & other["definitions"].keys():

@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import zipfile
+import zlib
 from typing import Any, ClassVar
 
 from avtools import hub
@@ -102,9 +103,7 @@ class OfFeatures(Metric):
         return tuple(dict.fromkeys(name for one in self.extractors for name in (one.name, *(part.name for part in one.parts))))
 
     def expects(self):
-        for extractor, role in self.wants().values():
-            if extractor.pictures is not None:
-                yield PICTURE_OF.get(role, role), extractor.pictures
+        return [one for extractor, role in self.wants().values() for one in expected(extractor, role)]
 
     def weights_digest(self, weights):
         return {extractor.name: extractor.weights_digest(weights) for extractor, _ in self.wants().values()}
@@ -119,6 +118,11 @@ def media_of(extractor: Extractor, role: str) -> tuple[str, ...]:
     if extractor.medium == "text":
         return ()
     return (PICTURE_OF[role], role) if extractor.medium == "both" else (role,)
+
+
+def expected(extractor: Extractor, role: str) -> list[tuple]:
+    """(role, watch) of what an extractor sees."""
+    return [] if extractor.pictures is None else [(PICTURE_OF.get(role, role), extractor.pictures)]
 
 
 def facts_of(extractor: Extractor, pair, role: str) -> dict:
@@ -140,7 +144,10 @@ class Cache:
         self.folder, self.digests = pathlib.Path(folder), digests
 
     def place(self, extractor: Extractor, pair, role: str) -> pathlib.Path | None:
-        """Where the features of this row's `role` are, or will be."""
+        """Where the features of this row's `role` are, or will be; RowError where they would be compared with themselves."""
+        for one in media_of(extractor, role):
+            if one.startswith("reference_"):
+                pair.check_reference(one.removeprefix("reference_"))
         if extractor.medium == "text":
             content = [hashlib.blake2b(pair.words(role).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()]
         else:
@@ -161,8 +168,8 @@ class Cache:
             with np.load(place, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             return arrays, json.loads(bytes(arrays.pop(TOLD)))
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
-            return None
+        except (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error):
+            return None  # RuntimeError: seems to be encrypted, or packed in an unknown way
 
     def write(self, place: pathlib.Path, arrays: dict, facts: dict) -> None:
         """FatalError where it cannot be written."""

@@ -4,7 +4,9 @@ picture = `generated_path`, else `path`; sound = `generated_audio_path`, else `a
 sound; the references are the pair that is not generated.  Columns that the user names come before these.
 """
 
+import contextlib
 import functools
+import json
 import os
 from fractions import Fraction
 from typing import NamedTuple
@@ -159,7 +161,8 @@ class Pair:
             raise RowError(f"reference_start {begin:g}: give seconds from the reference's first frame")
         if role == "reference_audio":
             return begin, begin + len(self.sound.samples) / self.sound.rate
-        return begin, begin + self.keep("judged seconds", lambda: _seconds(self.file("video")))
+        seconds = self.keep("judged seconds", lambda: _seconds(self.file("video")))
+        return begin, None if seconds is None else begin + seconds
 
     def check_reference(self, what: str) -> None:
         """RowError where the judged "video" or "audio" is its own reference: a set is no measure of itself."""
@@ -169,11 +172,14 @@ class Pair:
             raise RowError(f"{judged}: would be judged by itself; give {made}, or --reference-{what}-column")
 
     def words(self, role: str) -> str:
-        """The row's text: "text" its caption, "audio_text" what is said of its sound, else its caption; RowError where it has none."""
+        """The row's text: "text" its caption, of a list the first, "audio_text" what is said of its sound, else its caption; RowError where it has none."""
         columns = TEXTS[role]
         for column in columns:
             text = self.row.get(column)
-            text = next(iter(text), None) if isinstance(text, list) else text
+            if isinstance(text, str) and text.lstrip()[:1] == "[":  # a list in CSV
+                with contextlib.suppress(ValueError, RecursionError):  # a text that begins with a bracket
+                    text = json.loads(text)
+            text = next((one for one in text if one is not None and str(one).strip()), None) if isinstance(text, list) else text
             if isinstance(text, dict):
                 raise RowError(f"column {column} holds no text but a mapping; give the text alone")
             if text is not None and str(text).strip():
@@ -191,12 +197,12 @@ class Pair:
         return sound
 
 
-def _seconds(path: str) -> float:
-    """How long a picture is shown."""
+def _seconds(path: str) -> float | None:
+    """How long a picture is shown; None: a still image, which is shown as long as one likes."""
     from avtools.media.probe import probe
 
     picture = probe(path).picture
-    return float(picture.duration) if picture is not None and picture.duration else 0.0
+    return float(picture.duration) if picture is not None and picture.duration else None
 
 
 def read_sound(path: str, limit: int = 1 << 29) -> Sound:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from avtools.errors import MediaError, RowError, UsageError
 
 LIMIT = 1 << 30  # bytes of pictures that one watch holds
+APART = Fraction(1, 500)  # seconds from a packet's time, at which a frame is another one
 
 
 class Clip(NamedTuple):
@@ -196,7 +197,7 @@ def watch(path: str, wanted: list[Watch], begin: float = 0.0, end: float | None 
     for _ in range(2):  # a second time where fewer or other frames can be decoded than packets tell
         clip, first = _span(path, times, last, None if info.picture.is_image else float(rate), codec, begin, end)
         watching = [one.begin(clip) for one in wanted]
-        found, size = _decoded(path, watching, first, len(clip.times))
+        found, size = _decoded(path, watching, times, first, len(clip.times))
         if found is None:
             break
         if not found:
@@ -222,19 +223,20 @@ def _span(path, times, last: Fraction, fps, codec, begin: float, end: float | No
     return Clip(path, tuple(kept), stop - zero, fps, codec), first
 
 
-def _decoded(path: str, watching: list, first: int, count: int) -> tuple[list | None, str]:
-    """Show the frames from the `first` on to all; None, or the times of all frames where they are not the expected ones."""
+def _decoded(path: str, watching: list, expected: list, first: int, count: int) -> tuple[list | None, str]:
+    """Show the frames from the `first` on to all; None, or the times of all frames where they are not at the `expected` ones."""
     from avtools.media.container import best_video, check_picture_size, open_input
     from avtools.media.probe import skip_others
     from avtools.media.video import shown_frames
 
-    times, size = [], ""
+    times, size, alike = [], "", True
     with open_input(path) as container:
         stream = best_video(container)
         skip_others(container, [stream])
         for number, (time, frame) in enumerate(shown_frames(container, stream)):
             times.append(time)
-            if first <= number < first + count:
+            alike = alike and abs(time - expected[number]) < APART
+            if alike and first <= number < first + count:
                 check_picture_size(container, frame.width, frame.height)
                 made = Frame(frame)
                 if not size:
@@ -242,6 +244,6 @@ def _decoded(path: str, watching: list, first: int, count: int) -> tuple[list | 
                     size = f"{width}x{height}"
                 for one in watching:
                     one.add(number - first, made)
-            if number + 1 == first + count:
+            if alike and number + 1 == first + count:
                 return None, size
     return times, size

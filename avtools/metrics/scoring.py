@@ -16,10 +16,10 @@ from collections.abc import Iterable, Iterator
 from avtools.engine import Items, Model
 from avtools.errors import RowError, UsageError
 from avtools.metrics import BLOCKS, INTERVALS, Jackknife, Metric, Skip
-from avtools.metrics.extracting import Cache, Extractor, OfFeatures, facts_of
+from avtools.metrics.extracting import Cache, Extractor, OfFeatures, expected, facts_of
 from avtools.metrics.media import Pair, Sound, columns_of, file_of
 from avtools.rows.keys import key_of, shown
-from avtools.rows.writing import Extra
+from avtools.rows.writing import Extra, cell_text
 
 TRUE = "true"
 CONTROLS = ("silence", "noise", "shuffled", "shifted")  # of --canary
@@ -232,16 +232,23 @@ def judge(row: dict, options: dict):
     whole, jobs, facts = {}, _Jobs(options["cache"]), {}
     for variant, pair, skip in pairs:
         for metric in options["metrics"] if variant == TRUE and skip is None else ():
-            for role, watch in metric.expects():
+            for role, watch in _expected(metric, pair, jobs):
                 pair.expect(role, watch)
         whole[variant] = {metric.name: _judged(metric, variant, pair, skip, jobs) for metric in options["metrics"]}
         if variant == TRUE:
             facts = pair.facts
-    result = {"key": _hash(key).hex(), "facts": facts, "variants": whole, "by": [str(row.get(column) or "") for column in options["by"]]}
+    result = {"key": _hash(key).hex(), "facts": facts, "variants": whole, "by": [cell_text(row.get(column)) for column in options["by"]]}
     if not any(metric.network for metric in options["metrics"]):
         return _cells(result, options)
     items = list(jobs.items.values())
     return Items([{"job": None, "result": result}, *items])
+
+
+def _expected(metric: Metric, pair: Pair, jobs: "_Jobs") -> Iterable:
+    """(role, watch) of what the metric will see of the row's own pair: nothing that the cache has features of."""
+    if not isinstance(metric, OfFeatures):
+        return metric.expects()
+    return [one for extractor, role in metric.wants().values() if not jobs.known(extractor, pair, role) for one in expected(extractor, role)]
 
 
 class _Jobs:
@@ -263,20 +270,27 @@ class _Jobs:
             raise
         return True
 
+    def known(self, extractor: Extractor, pair: Pair, role: str) -> bool:
+        """Whether the cache has the features of the row's own `role`, which are then an item."""
+        key, at = extractor.key, _at(extractor, role, TRUE)
+        if self.cache is None or (key, at) in self.items:
+            return (key, at) in self.items
+        found = self.cache.read(self.cache.place(extractor, pair, role))
+        if found is None:
+            return False
+        output, facts = found
+        pair.facts |= facts
+        self.items[key, at] = {"job": key, "at": at, "output": output}
+        return True
+
     def extract(self, extractor: Extractor, pair: Pair, role: str, variant: str) -> None:
         """An extractor's item, from the cache where it is known; the sound of a control is no file's."""
         key, at = extractor.key, _at(extractor, role, variant)
-        place = None
-        if self.cache is not None and (variant == TRUE or at == role) and (key, at) not in self.items:
-            place = self.cache.place(extractor, pair, role)
-            found = self.cache.read(place)
-            if found is not None:
-                output, facts = found
-                pair.facts |= facts
-                self.items[key, at] = {"job": key, "at": at, "output": output}
-                return
-        if self.add(key, at, functools.partial(extractor.prepare, pair, role)) and place is not None:
-            self.items[key, at] |= {"place": place, "facts": facts_of(extractor, pair, role)}
+        kept = self.cache is not None and at == _at(extractor, role, TRUE)
+        if kept and self.known(extractor, pair, role):
+            return
+        if self.add(key, at, functools.partial(extractor.prepare, pair, role)) and kept:
+            self.items[key, at] |= {"place": self.cache.place(extractor, pair, role), "facts": facts_of(extractor, pair, role)}
 
 
 def _at(extractor: Extractor, role: str, variant: str) -> str:
@@ -369,10 +383,18 @@ def _load(networks: list[Metric], weights, cache: Cache | None, batch_size: int)
 
     torch.backends.cudnn.allow_tf32 = False  # a thousandth of the value, which scores should not differ by between machines
     jobs = _jobs(networks)
-    for job in jobs.values():
-        job.load(device(), weights)
+    waiting = set(jobs)
+
+    def load(key: str) -> None:
+        jobs[key].load(device(), weights)
+        waiting.remove(key)
+
+    for key in jobs if cache is None else ():  # with a cache there may be nothing left for a network to do
+        load(key)
 
     def run(items: list[dict]) -> list[dict]:
+        for key in waiting & {item["job"] for item in items if "output" not in item}:
+            load(key)
         with torch.inference_mode():
             for key, job in jobs.items():
                 own = [item for item in items if item["job"] == key and "output" not in item]
@@ -482,8 +504,9 @@ class Tally:
                     value, interval = one.mean if one.count else None, one.interval(*metric.ranges.get(column, ()))
                 else:
                     value, interval = values[column], intervals[column]
-                    value = None if isinstance(value, Skip) else float(value)
-                entry = {"mean": value, "std": one.std} if metric.per_row else {"value": value}
+                    why = {"reason": str(value)} if isinstance(value, Skip) else {}
+                    value = None if why else float(value)
+                entry = {"mean": value, "std": one.std} if metric.per_row else {"value": value, **why}
                 results[column] = {**entry, "count": one.count, "skipped": dict(sorted(one.skipped.items())), "interval": interval}
         return results
 
@@ -559,6 +582,8 @@ class Tally:
                 if not k and "shuffled" in canary.get(column, {}):
                     chance = f"{_short(canary[column]['shuffled'])} (shuffled pairs)"
                 lines.append(_line(column, found[column], chance))
+                if found[column].get("reason") and found[column]["count"]:
+                    lines.append(f"{'':18} none: {found[column]['reason']}")
                 for reason, count in found[column]["skipped"].items() if not k else ():
                     lines.append(f"{'':18} skipped {count}: {reason}")
         for column, controls in canary.items():

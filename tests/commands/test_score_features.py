@@ -205,3 +205,72 @@ def test_a_reference_begins_where_its_row_says(clips):
     assert found["share"] == pytest.approx(1, abs=0.03)
     (clips.folder / "t.jsonl").write_text(json.dumps({"generated_audio_path": "made2.wav", "audio_path": "long.wav", "reference_start": 5}) + "\n")
     assert "has no sound from 5 s on" in clips("score", "share", "t.jsonl", *WEIGHTS[:2], status=1).stderr
+
+
+def test_the_cache_does_not_let_a_sound_be_its_own_reference(clips):
+    (clips.folder / "alone.csv").write_text("path\nmade0.wav\nmade1.wav\n")
+    line = ("alone.csv", *WEIGHTS[:2], "--cache", "kept")
+    assert "would be judged by itself" in clips("score", "share", *line, status=1).stderr
+    clips("score", "level", *line)  # their features are known from here on
+    assert "would be judged by itself" in clips("score", "share", *line, status=1).stderr
+
+
+def test_any_damage_to_a_file_of_the_cache_makes_it_none(tmp_path):
+    from avtools.metrics.extracting import Cache
+
+    place, cache = tmp_path / "kept" / "x.npz", Cache(str(tmp_path / "kept"), {})
+    cache.write(place, {"levels": np.arange(3, dtype=np.float32)}, {"sound": {"rate": 1}})
+    data = place.read_bytes()
+    arrays, facts = cache.read(place)
+    for number in range(8 * len(data)):
+        damaged = bytearray(data)
+        damaged[number // 8] ^= 1 << number % 8
+        place.write_bytes(damaged)
+        found = cache.read(place)
+        assert found is None or found[1] == facts and found[0].keys() == arrays.keys() and np.array_equal(found[0]["levels"], arrays["levels"])
+
+
+def test_parts_of_the_set_are_named_as_csv_writes_their_cells(clips):
+    cells = [0, None, "", False, ["a", "b"], 0.5]
+    (clips.folder / "t.jsonl").write_text("".join(json.dumps({"path": f"made{k}.wav", "kind": cell}) + "\n" for k, cell in enumerate(cells)))
+    clips("score", "level", "t.jsonl", *WEIGHTS[:2], "--by", "kind", "--summary", "s.json")
+    assert {value: part["level"]["count"] for value, part in summary(clips)["by"]["kind"].items()} == {"0": 1, "": 2, "false": 1, '["a","b"]': 1, "0.5": 1}
+
+
+def test_a_bootstrap_needs_three_keys(clips):
+    for keys, there in (("aaaa", False), ("abab", False), ("abca", True)):
+        (clips.folder / "t.csv").write_text("id,path\n" + "".join(f"{key},made{k}.wav\n" for k, key in enumerate(keys)))
+        clips("score", "level", "t.csv", *WEIGHTS[:2], "--intervals", "bootstrap", "--key", "id", "--summary", "s.json")
+        assert (summary(clips)["metrics"]["level"]["interval"] is not None) == there, keys
+
+
+def test_a_variant_is_not_judged_under_a_protocol_that_has_another(clips):
+    done = clips("score", "level:four", "clips.csv", *WEIGHTS[:2], "--protocol", "paper", status=2)
+    assert "level:four: --protocol paper fixes the model, eight; write level" in done.stderr
+    assert clips("score", "level:eight", "clips.csv", *WEIGHTS[:2], "--protocol", "paper").stdout
+    assert "fixes the model, passt" in clips("score", "kld:panns", "clips.csv", "--protocol", "vatt", status=2).stderr
+
+
+def test_summaries_of_some_of_the_metrics_can_be_compared(clips):
+    for names in ("level", "level,share,light,loudness"):
+        weights = WEIGHTS if "light" in names else WEIGHTS[:2]
+        clips("score", names, "clips.csv", *weights, *(("--by", "kind") if "light" in names else ()), "--summary", f"{len(names)}.json")
+    (found,) = rows(clips("compare", "5.json", "26.json").stdout)
+    assert found["column"] == "level" and float(found["difference"]) == 0
+    (clips.folder / "levels.bin").write_text("3.0")
+    clips("score", "level", "clips.csv", *WEIGHTS[:2], "--summary", "other.json")
+    assert "weights level levels" in clips("compare", "other.json", "26.json", status=2).stderr
+
+
+def test_why_a_set_has_no_result_is_told(clips):
+    (clips.folder / "t.csv").write_text("path\nmade0.wav\n")
+    done = clips("score", "spread", "t.csv", "--summary", "s.json")
+    assert "none: one level has no spread" in done.stderr
+    assert summary(clips)["metrics"]["spread"]["value"] is None and summary(clips)["metrics"]["spread"]["reason"] == "one level has no spread"
+
+
+@pytest.mark.parametrize("metric", ["desync", "cavp", "audiobox-aesthetics"])
+def test_what_a_metric_cannot_do_without_is_fetched(avtools, monkeypatch, metric):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(avtools.folder / "hub"))
+    assert "is not in the hub's cache" in avtools("fetch", metric, status=3).stderr

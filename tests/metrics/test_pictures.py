@@ -1,10 +1,12 @@
 """What is seen of a clip: which pictures, in what form, and in one decode for all that ask."""
 
 import json
+import pathlib
 from fractions import Fraction
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from avtools.errors import MediaError, RowError, UsageError
 from avtools.metrics import pictures as module
@@ -78,7 +80,8 @@ def test_agrees_with_what_samples_are_made_of(tmp_path):
     assert np.array_equal(seen.pictures, frames.read_frames(str(tmp_path / "a.mp4"), 7, 32))
 
 
-def test_real_media_are_seen_as_an_independent_decoder_shows_them(media):
+def test_real_media_are_seen_as_an_independent_decoder_shows_them(media, monkeypatch):
+    monkeypatch.syspath_prepend(pathlib.Path(__file__).resolve().parent.parent / "commands")
     import judge
 
     files = sorted([*(media / "vggsound").glob("*.mp4"), *(path for path in (media / "odd").iterdir() if path.suffix in (".mp4", ".mov", ".mkv", ".webm"))])
@@ -101,6 +104,9 @@ def test_references_begin_where_the_row_says_and_last_as_long(tmp_path):
     seen = Pair(row, {}).seen("reference_video", Pictures())
     whole = Pair({"path": row["path"]}, {}).seen("video", Pictures())
     assert len(seen.pictures) == 10 and np.array_equal(seen.pictures, whole.pictures[25:35])
+    Image.fromarray(np.zeros((48, 64, 3), np.uint8)).save(tmp_path / "still.png")
+    beside_still = Pair({**row, "generated_path": str(tmp_path / "still.png")}, {}).seen("reference_video", Pictures())
+    assert np.array_equal(beside_still.pictures, whole.pictures[25:]), "a still image has no length"
     with pytest.raises(RowError, match="shows nothing from 9 s on"):
         Pair({**row, "reference_start": "9"}, {}).seen("reference_video", Pictures())
     with pytest.raises(RowError, match="judged by itself"):
@@ -121,6 +127,29 @@ def test_frames_that_cannot_be_decoded_are_not_counted(tmp_path):
     assert len(seen.pictures) == seen.frames <= 40
 
 
+def test_a_part_behind_lost_frames_is_of_the_right_ones(tmp_path):
+    import av
+
+    for start in (0, 100):
+        with av.open(str(tmp_path / "a.mkv"), "w") as file:
+            stream = file.add_stream("mjpeg", rate=25)
+            stream.width, stream.height, stream.pix_fmt = 32, 32, "yuvj420p"
+            packets = []
+            for k in range(30):
+                frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 8 * k, np.uint8), format="rgb24").reformat(format="yuvj420p")
+                frame.pts, frame.time_base = start + k, Fraction(1, 25)
+                packets += stream.encode(frame)
+            for k, packet in enumerate([*packets, *stream.encode()]):
+                if k == 3:
+                    broken = av.Packet(bytes(50))
+                    broken.pts, broken.dts, broken.time_base, broken.stream = packet.pts, packet.dts, packet.time_base, packet.stream
+                    packet = broken
+                file.mux(packet)
+        for begin, end, numbers in ((0.0, None, [*range(3), *range(4, 30)]), (0.4, 0.6, range(10, 15)), (0.0, 0.2, (0, 1, 2, 4)), (0.12, 0.2, (2, 4))):
+            (seen,), _ = module.watch(str(tmp_path / "a.mkv"), [Pictures()], begin, end)
+            assert (seen.pictures.mean((1, 2, 3)) / 8).round().tolist() == list(numbers), (start, begin)
+
+
 def test_a_file_without_pictures_says_so(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"nothing")
     with pytest.raises(MediaError):
@@ -131,6 +160,10 @@ def test_words_of_a_row():
     assert Pair({"text": "", "description": "a dog"}, {}).words("text") == "a dog"
     assert Pair({"text": "a dog", "audio_text": "barking"}, {}).words("audio_text") == "barking"
     assert Pair({"captions": ["one", "two"]}, {}).words("text") == "one"
+    assert Pair({"captions": ["", None, "two"]}, {}).words("text") == "two"
+    assert Pair({"captions": '["one", "two"]'}, {}).words("text") == "one", "as CSV has a list"
+    assert Pair({"text": "[]", "class": "dog"}, {}).words("text") == "dog"
+    assert Pair({"text": "[sic] a dog"}, {}).words("text") == "[sic] a dog"
     with pytest.raises(RowError, match="columns looked at: text"):
         Pair({"path": "a"}, {}).words("text")
     with pytest.raises(RowError, match="mapping"):

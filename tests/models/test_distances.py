@@ -131,3 +131,15 @@ def test_wrong_settings_are_refused():
         with pytest.raises(UsageError):
             cls(**settings)
     assert distances.listener("panns", 8.0).set["seconds"] == 8.0
+
+
+def test_extrapolating_is_done_once_for_the_table_and_the_summary(monkeypatch):
+    lines, drawn = [], distances.line
+    monkeypatch.setattr(distances, "line", lambda *arguments: lines.append(1) or drawn(*arguments))
+    kept = Jackknife(Fd())
+    for k in range(400):
+        kept.add(kept.metric.features(pair(DRAW.standard_normal((1, 16)), DRAW.standard_normal((1, 16)))), k % 20, None)
+    first, again = kept.results(), kept.results()
+    assert first == again and isinstance(first[0]["fd_inf"], float) and len(lines) == 1
+    kept.add(kept.metric.features(pair(DRAW.standard_normal((1, 16)), DRAW.standard_normal((1, 16)))), 3, None)
+    assert kept.results()[0]["fd_inf"] != first[0]["fd_inf"] and len(lines) == 2
