@@ -119,3 +119,45 @@ def test_stage_3_by_a_pipe(avtools, datasets):
     for row, exported in zip(rows, table(written), strict=True):
         assert (exported["num_frames"], exported["fps"], exported["audio_fps"], exported["text"]) == ("24", "24.0", "16000", row["text"])
     assert "4 rows in = 3 done + 1 filtered + 0 bad" in done.stderr
+
+
+def pooled(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The files that a pool's list names, all of which are there."""
+    found = [folder / line for line in (folder / "pool_list.txt").read_text().splitlines()]
+    assert found and all(path.is_file() for path in found)
+    return found
+
+
+def test_stage_2_by_the_workflow_on_synthetic_clips_without_weights(avtools, monkeypatch):
+    monkeypatch.chdir(avtools.folder)
+    avtools("synth", "-n", "3", "--seconds", "1", "-d", "toys", "-o", "toys.csv")
+    line = f"make -f {ROOT}/workflows/javisdit.mk stage2 PAIRS=toys.csv OUT=out UNPAIRED=no MAX_BAD=0 AVTOOLS='{sys.executable} -m avtools'"
+    avtools.pipe(f"{line} SEPARATE='--method hpss' OBJECTS=toys.csv MASKLETS='--mask-column mask_path'")
+    stems, masklets = table("out/stems.csv"), table("out/masklets.csv")
+    assert {row["query"] for row in stems} == {"harmonic", "percussive", "residual"} and len(stems) == 9 and len(masklets) == 3
+    assert len(pooled(pathlib.Path("out/masklets"))) == 3
+    assert {path.name.split("__")[0] for path in pooled(pathlib.Path("out/stems"))} <= {f"0000{k}.mp4" for k in range(3)}
+    assert [row["path"] for row in table("out/stage2.csv")] == [row["path"] for row in table("toys.csv")]
+    seen = avtools.pipe("avtools augment audio-spatial toys.csv --stems out/stems -d seen | avtools augment add-masklet --masklets out/masklets -d both")
+    assert seen.stdout.count("add-masklet") == 3
+
+
+def test_stage_2_on_real_clips(avtools, media, monkeypatch):
+    """A clip cut short, its sound separated, its objects carried by optical flow between annotated frames."""
+    import json
+
+    monkeypatch.chdir(avtools.folder)
+    source = sorted((media / "vggsound").glob("*.mp4"))[-1]
+    avtools.pipe(f"avtools trim --max-seconds 1 -d clips {source} | avtools probe -o short.csv")
+    (row,) = table("short.csv")
+    count, height, width = (int(row[name]) for name in ("num_frames", "height", "width"))
+    box = numpy.zeros((height, width), bool)
+    box[height // 4 : height // 2, width // 4 : width // 2] = True
+    runs = numpy.diff(numpy.flatnonzero(numpy.concatenate([[True], numpy.diff(box.ravel("F")) != 0, [True]])))
+    masks = [[{"size": [height, width], "counts": [int(run) for run in runs]}] for _ in range(-(-count // 4))]
+    told = {"video_frame_count": count, "video_resolution": height * width, "masklet": masks, "masklet_size_bucket": ["large"], "masklet_size_rel": [0.06]}
+    pathlib.Path(row["path"]).with_name(pathlib.Path(row["path"]).stem + "_manual.json").write_text(json.dumps(told))
+    line = f"make -f {ROOT}/workflows/javisdit.mk stage2 PAIRS=short.csv OUT=out UNPAIRED=no MAX_BAD=0 AVTOOLS='{sys.executable} -m avtools'"
+    avtools.pipe(f"{line} SEPARATE='--method nmf' OBJECTS=clips MASKLETS='--method interpolate'")
+    assert len(pooled(pathlib.Path("out/masklets"))) == 1 and len(pooled(pathlib.Path("out/stems"))) >= 1
+    assert len(table("out/stage2.csv")) == 1
