@@ -31,7 +31,7 @@ def command(shared, match, seconds, negative, weights, batch_size, precision, **
     bad.  Of captions in several rows of one clip, each needs a relpath of its own.
 
     \b
-        avtools fetch audioldm2
+        avtools fetch gen-unpaired
         avtools gen-unpaired t.csv --match-duration -d unpaired > t_unpaired_audios.csv
         torchrun --nproc-per-node 8 -m avtools gen-unpaired t.csv --candidates 3 --precision bf16 -d unpaired -o u.csv
     """

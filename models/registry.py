@@ -14,6 +14,7 @@ SYSTEMS: dict[str, str] = {
     "vta-ldm": "avtools.models.vta_ldm.system:VtaLdm",
 }
 COMMANDS: dict[str, str] = {
+    "gen-unpaired": "avtools.models.audioldm2:PARTS",
     "masklets": "avtools.models.masklets:PARTS",
 }  # commands with networks of their own -> their weights
 LAYOUTS: dict[str, str] = {

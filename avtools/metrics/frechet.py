@@ -4,13 +4,9 @@ All in float64.  A set is its count, its mean and its scatter about it, which ar
 et al. 1983); only a part's last vectors are kept as they are, so memory does not grow with the rows.
 """
 
-from typing import ClassVar
+from avtools.metrics import Skip
+from avtools.metrics.parts import SIDES, Parts, SetDistance
 
-from avtools.errors import RowError
-from avtools.metrics import Metric, Skip
-from avtools.metrics.parts import Parts
-
-SIDES = ("judged", "reference")
 KEPT = 256  # vectors of a part that wait to be summed up, or a quarter as many as there are features: far less than their scatter
 
 
@@ -157,64 +153,27 @@ def columns_of(name: str, what: str, samples: str) -> dict[str, str]:
     }
 
 
-class Frechet(Metric):
-    """The distance of what is judged from its references; features of a row: "judged" and "reference", (N, D) each.
+class Frechet(SetDistance):
+    """The Fréchet distance of what is judged from its references.
 
     The distance of few samples is too large, and the more so the fewer: how many there are stands in the summary, and where
     they are no more than the features, a warning beside it.
     """
 
-    direction = "lower"
-    per_row = False
-    chance_how = "none: it does not hear the sound"
-    unit: ClassVar[str] = "samples"  # what each gives a vector, in words
-
-    @property
-    def main(self) -> str:
-        """The column of the distance."""
-        return next(iter(type(self).columns))
+    state = State
 
     @property
     def alone(self):
         return frozenset(columns_of(self.main, "", "")) - {self.main}
 
-    def __init__(self, **settings):
-        super().__init__(**settings)
-        self._known: dict = {}  # parts -> columns: the jackknife's results are asked for several times
-
-    def __getstate__(self):
-        return {**self.__dict__, "_known": {}}
-
-    def features(self, item):
-        import numpy as np
-
-        for side in SIDES:
-            if not np.isfinite(item[side]).all():
-                raise RowError(f"{self.name}: the network's features of its {side} {self.unit} are not finite numbers; are these its weights?")
-        return {side: item[side] for side in SIDES}
-
-    def start(self):
-        return State()
-
-    def accumulate(self, state, features):
-        for side, kept in state.open().items():
+    def add(self, part, features):
+        for side, kept in part.items():
             kept.add(features[side])
-        return state
-
-    def merge(self, state, other):
-        return state.with_(other)
-
-    def finalize(self, state):
-        key = tuple(map(id, state.parts))  # they live as long as what is known of them
-        if key not in self._known:
-            self._known[key] = state.parts, self._finalized(state)
-        return self._known[key][1]
 
     def _finalized(self, state) -> dict:
         sets = [state.joined(side) for side in SIDES]
         counts = [0 if one is None else one.count for one in sets]
-        if min(counts) < 2:
-            raise Skip(f"{min(counts)} {self.unit} in the smaller set; a distance needs two")
+        self._check(counts)
         lacking = max(0, len(sets[0].mean) + 1 - min(counts))
         return dict(zip(columns_of(self.main, "", ""), (distance(*sets), *counts, lacking), strict=True))
 

@@ -6,12 +6,9 @@ out below 0.  It needs every pair of vectors, so a set's vectors are all kept, a
 """
 
 import math
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
-from avtools.errors import RowError
-from avtools.metrics import Metric, Skip
-from avtools.metrics.frechet import SIDES
-from avtools.metrics.parts import Parts
+from avtools.metrics.parts import SIDES, Parts, SetDistance
 
 BLOCK = 1024  # vectors on each side of the kernel at once: 8 MB of it
 
@@ -104,16 +101,13 @@ def columns_of(name: str, what: str, samples: str) -> dict[str, str]:
     return {name: what, f"{name}_samples": f"judged {samples}", f"{name}_reference_samples": f"{samples} of the references"}
 
 
-class KernelDistance(Metric):
-    """MMD^2 of what is judged from its references; features of a row: "judged" and "reference", (N, D) each.
+class KernelDistance(SetDistance):
+    """MMD^2 of what is judged from its references.
 
     Every vector is kept in memory as it comes (D numbers each).  `kernel` and `centred` are those of :func:`mmd2`, `factor` multiplies its value.
     """
 
-    direction = "lower"
-    per_row = False
-    chance_how = "none: it does not hear the sound"
-    unit: ClassVar[str] = "samples"
+    state = State
     kernel: Kernel = Kernel()
     centred: bool = False
     factor: float = 1.0
@@ -122,42 +116,13 @@ class KernelDistance(Metric):
     def alone(self):
         return frozenset(list(type(self).columns)[1:])
 
-    def __init__(self, **settings):
-        super().__init__(**settings)
-        self._known: dict = {}  # parts -> columns, and pairs of parts -> sums: the jackknife asks several times
+    def add(self, part, features):
+        part.add(features)
 
-    def __getstate__(self):
-        return {**self.__dict__, "_known": {}}
-
-    def features(self, item):
-        import numpy as np
-
-        for side in SIDES:
-            if not np.isfinite(item[side]).all():
-                raise RowError(f"{self.name}: the network's features of its {side} {self.unit} are not finite numbers; are these its weights?")
-        return {side: item[side] for side in SIDES}
-
-    def start(self):
-        return State()
-
-    def accumulate(self, state, features):
-        state.open().add(features)
-        return state
-
-    def merge(self, state, other):
-        return state.with_(other)
-
-    def finalize(self, state):
-        key = tuple(map(id, state.parts))  # they live as long as what is known of them
-        if key not in self._known:
-            self._known[key] = state.parts, self._finalized(state.parts)
-        return self._known[key][1]
-
-    def _finalized(self, parts) -> dict:
-        vectors = {side: [part for part in parts if part.vectors(side) is not None] for side in SIDES}
+    def _finalized(self, state) -> dict:
+        vectors = {side: [part for part in state.parts if part.vectors(side) is not None] for side in SIDES}
         counts = [sum(len(part.vectors(side)) for part in vectors[side]) for side in SIDES]
-        if min(counts) < 2:
-            raise Skip(f"{min(counts)} {self.unit} in the smaller set; a distance needs two")
+        self._check(counts)
         if self.centred:  # what is taken off depends on all parts: nothing can be kept
             import numpy as np
 

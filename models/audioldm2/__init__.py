@@ -15,5 +15,5 @@ MAIN = Part(
     "CC BY-NC-SA 4.0",
 )
 PARTS = (MAIN,)
-NAME = "audioldm2"  # what `avtools fetch` calls it
+NAME = "gen-unpaired"  # what `avtools fetch` calls it
 LONGEST = 120  # seconds of a sound that are generated at most

@@ -24,6 +24,7 @@ from torch import nn
 from avtools.errors import FatalError
 from avtools.models.parts import clap
 from avtools.models.parts.audioldm import AudioLdmCodec
+from avtools.models.parts.mel import slaney_matrix
 
 TOKENS = 512  # of a text, at most
 NEW = 8  # vectors that GPT-2 makes, where the configuration does not say
@@ -91,7 +92,7 @@ class AudioLdm2:
         self.language = _part(transformers.GPT2Model, folder / "language_model").to(device)
         self.net = _part(diffusers.AudioLDM2UNet2DConditionModel, folder / "unet").to(device)
         self.codec = Codec(_part(diffusers.AutoencoderKL, folder / "vae"), _part(transformers.SpeechT5HifiGan, folder / "vocoder")).to(device)
-        self.ranker = clap.sound_from(folder / "text_encoder").to(device) if ranking else None
+        self.ranker = clap.sound_of(clap.read(folder / "text_encoder")._replace(front=_front(folder / "feature_extractor"))).to(device) if ranking else None
         self.tokenizer = _tokenizer(folder / "tokenizer_2", self.words.config.vocab_size)
         self.new = _json(folder / "language_model" / "config.json").get("max_new_tokens") or NEW
         self.tokens = min(self.tokenizer.model_max_length, TOKENS, self.language.config.n_positions - self.new - SPECIAL)
@@ -136,7 +137,8 @@ class AudioLdm2:
             fill = max(0, length - len(own))
             ids = torch.tensor([own + [self.tokenizer.pad_token_id] * fill], device=self.device)
             mask = torch.tensor([[1] * len(own) + [0] * fill], device=self.device)
-            self.negatives[length] = self._encoded([self.negative], ids, mask)[0]
+            one = self._encoded([self.negative], ids, mask)[0]
+            self.negatives[length] = Condition(one.states[: len(own)].clone(), one.mask[: len(own)].clone(), one.vectors)  # nothing looks at the rest
         return self.negatives[length]
 
     def _encoded(self, texts: list[str], ids: torch.Tensor, mask: torch.Tensor) -> list[Condition]:
@@ -254,6 +256,16 @@ def _tokenizer(folder: pathlib.Path, words: int):
     if not 3 < len(made) <= words:
         raise FatalError(f"{folder}: a tokenizer of {len(made)} ids, and the network knows {words}; give the one that it was trained with")
     return made
+
+
+def _front(folder: pathlib.Path) -> dict:
+    """What CLAP's sounds come through (the arguments of `clap.FrontEnd`), which diffusers keeps in a folder of its own."""
+    settings = _json(folder / "preprocessor_config.json")
+    names = {"rate": "sampling_rate", "n_fft": "fft_window_size", "bands": "feature_size", "low": "frequency_min", "high": "frequency_max"}
+    facts = {name: settings.get(key, clap.FRONT[name]) for name, key in names.items()}
+    matrix = (clap.htk_matrix if settings.get("truncation") == "fusion" else slaney_matrix)(*facts.values())
+    rest = {"seconds": settings.get("max_length_s", clap.FRONT["seconds"]), "hop": settings.get("hop_length", clap.FRONT["hop"])}
+    return {"matrix": matrix, "rate": facts["rate"], "n_fft": facts["n_fft"], **rest}
 
 
 def _scheduler(folder: pathlib.Path, index: dict):

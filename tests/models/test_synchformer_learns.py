@@ -21,7 +21,7 @@ def test_injected_shifts_are_found(avtools, tmp_path, monkeypatch):
 
     csv.field_size_limit(1 << 24)
     torch.set_num_threads(2)
-    net = sync_training.train(sync_training.Clips(40), 220, 1000)
+    net = sync_training.train(sync_training.Clips(40), 220, 1800)
     torch.save(net.state_dict(), tmp_path / "synchformer_state_dict.pth")
     monkeypatch.setattr(sync.Synchformer, "side", sync_training.SIZE.picture)
     made = avtools("synth", "-n", "24", "--seconds", "10", "--fps", "25", "--size", "64x48", "--seed", "77", "-d", "clips")
