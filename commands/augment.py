@@ -61,7 +61,7 @@ def command(shared, op, masklets, stems, seed, legacy):
         columns=("augmentation",),
         needs=("path", "audio_path"),
         wants=wants,
-        operation="augment/1",
+        operation="augment/2",
         identity={**{name: value for name, value in options.items() if name != "key"}, "pools": state},  # the key itself is each file's detail
         preload=("avtools.augment.operations", "avtools.augment.clips", "avtools.media.sound"),
     )
@@ -82,7 +82,7 @@ def wants(row: dict, options: dict):
     if path and os.path.basename(path) == PLACEHOLDER:
         path = None
     if not (path or medium == "audio" and audio_path):
-        raise RowError(f"{audio_path or 'the row'}: has no {'picture' if medium == 'video' else 'sound'}, which {op} needs")
+        raise RowError(f"{f'{audio_path}:' if audio_path else 'the row'} has no {'picture' if medium == 'video' else 'sound'}, which {op} needs")
     key, found = key_of(row, options["key"]), []
     if medium == "audio" and audio_path:
         found.append(Want("audio_path", (audio_path,), sound_suffixes(audio_path, None), detail=key))
@@ -106,6 +106,7 @@ def augment_row(row: dict, maker, options: dict) -> dict:
     from avtools.media import video
     from avtools.media.columns import of_picture, present
     from avtools.media.probe import probe, probe_sound, sound_columns, video_columns
+    from avtools.outputs import place
     from avtools.rows import key_of
     from avtools.sampling import sample_seed
 
@@ -117,7 +118,8 @@ def augment_row(row: dict, maker, options: dict) -> dict:
 
     def changed(**media):
         clip = Clip(**media, pools=Pools.open(options["masklets"], options["stems"]), legacy=options["legacy"])
-        clip.names = (key, os.path.basename(heard), os.path.splitext(os.path.basename(heard))[0] + ".wav")
+        name, suffix = os.path.splitext(os.path.basename(heard))
+        clip.names = (key, *(base + end for base in (place(row, heard), name) for end in (suffix, ".wav")))  # as `separate` and the originals call it
         try:
             return augment(op, clip, np.random.default_rng(sample_seed(options["seed"], f"{op}\0{key}", 0)))
         except MediaError:

@@ -2,7 +2,7 @@
 
 import click
 
-from avtools.cli import FractionType, row_command
+from avtools.cli import Files, FractionType, row_command
 
 CELLS = ("masklet_path", "mask_path", "meta_path", "object", "query", "first_frame", "box", "visible", "visible_share")
 
@@ -21,7 +21,7 @@ CELLS = ("masklet_path", "mask_path", "meta_path", "object", "query", "first_fra
 @click.option("--max-resolution", type=click.IntRange(1), metavar="PIXELS", default=1920 * 1080, show_default=True, help="Larger videos are left out (width x height).")
 @click.option("--max-side", "side", type=click.IntRange(8, 4096), metavar="N", default=256, show_default=True, help="Pixels that no side of a masklet exceeds.")
 @click.option("--legacy-codec", "legacy", is_flag=True, help="Masklets and masks as lossy MPEG-4 part 2 in .mp4, as the original's.")
-@click.option("--pool-list", metavar="FILE", help="Write the list of a pool as the original has it (pool_list.txt): a masklet a line, from FILE's folder.")
+@click.option("--pool-list", metavar="FILE", type=Files("txt"), help="Write the list of a pool as the original has it (pool_list.txt): a masklet a line, from FILE's folder.")
 @click.option("--weights", metavar="[PART=]SOURCE", multiple=True, help="Of sam2 and grounding-dino: a folder as transformers writes it, or hf:OWNER/NAME[@REVISION] (repeatable).")
 @click.option("--batch-size", type=click.IntRange(1), metavar="N", default=8, show_default=True, help="Frames that SAM 2 encodes at once; halved where memory does not suffice.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True, help="Of the networks.")
@@ -62,11 +62,11 @@ def command(shared, method, queries, query_column, annotation_column, mask_colum
     import functools
 
     from avtools import hub
+    from avtools.augment.pool import PoolList
     from avtools.cli import command_path
     from avtools.engine import Model
     from avtools.errors import UsageError
     from avtools.models.masklets import DINO, NAME, PARTS, SAM2, making
-    from avtools.models.masklets.writing import PoolList
     from avtools.stream import Work
 
     if method == "interpolate" and (queries or query_column):
@@ -93,6 +93,12 @@ def command(shared, method, queries, query_column, annotation_column, mask_colum
         identity.update(precision=precision, weights={name: hub.digest(folder) for name, folder in folders.items()})
         say = None if shared.quiet else functools.partial(_say, command_path())
         model = Model(functools.partial(making.load, {name: str(folder) for name, folder in folders.items()}, precision, batch_size, options, say), 1, making.finish)
+    def begin(header: list[str]) -> dict:
+        for name, column in (("query", query_column), ("annotation", annotation_column), ("mask", mask_column)):
+            if column and header and column not in header:
+                raise UsageError(f"--{name}-column {column}: the table has no such column (it has: {', '.join(header)})")
+        return options
+
     return Work(
         making.row_by_itself if model is None else making.item,
         options,
@@ -101,9 +107,10 @@ def command(shared, method, queries, query_column, annotation_column, mask_colum
         wants=making.wants,
         operation="masklets/1",
         identity=identity,
+        begin=begin,
         model=model,
         preload=(making.__name__,),
-        tees=(PoolList(pool_list),) if pool_list else (),
+        tees=(PoolList(pool_list, lambda row: row.get("masklet_path")),) if pool_list else (),
     )
 
 

@@ -29,7 +29,8 @@ def command(shared, queries, query_column, query_file, propose, method, windows,
     Stems have the rate, all channels and the exact length of the sound, and are written below DIR as
     RELPATH__QUERY.wav.  Adds query, stem_path, active ([[start, end], ...], the seconds in which the stem is heard)
     and group (the input row's key); audio_path remains the sound that was separated.  The network works at its own
-    rate (32 kHz), so what lies above 16 kHz is in no stem but the --residual.
+    rate (32 kHz), so what lies above 16 kHz is in no stem but the --residual: RELPATH__residual.wav, with a mark
+    behind it where rows have queries of their own.
 
     \b
     --method hpss    harmonic, percussive, residual: medians of the spectrum along time and frequency
@@ -39,9 +40,9 @@ def command(shared, queries, query_column, query_file, propose, method, windows,
         avtools separate t.csv --query "dog barking" --query rain --residual -d stems > stems.csv
         avtools separate t.csv --propose --legacy-json --pool-list pool/pool_list.txt -d pool > stems.csv
     """
-    from avtools.models import separating
+    from avtools.augment.pool import PoolList
     from avtools.hub import Weights
-    from avtools.models.separating.pool import PoolList
+    from avtools.models import separating
     from avtools.models.separating.queries import file_of_queries, unique
 
     given = [name for name, value in (("--query", queries), ("--query-column", query_column), ("--query-file", query_file), ("--propose", propose)) if value]
@@ -59,5 +60,5 @@ def command(shared, queries, query_column, query_file, propose, method, windows,
     if query_file:
         file_of_queries(query_file)
     options |= {"method": method, "queries": texts, "query_column": query_column, "query_file": query_file, "propose": propose, "key": shared.key}
-    tees = (PoolList(pool_list, separating.RESIDUAL),) if pool_list else ()
+    tees = (PoolList(pool_list, separating.heard),) if pool_list else ()
     return separating.work(options, Weights.parse(weights), windows=windows, precision=precision, batch_size=batch_size, tees=tees)

@@ -433,3 +433,12 @@ def test_negatives_are_decided_by_the_generator_and_leave_out_what_cannot_be_mad
     assert [n.group for n in one] == ["video-spatial", "video-temporal"] * 2
     still = np.repeat(film(1), 20, axis=0)
     assert [n.group for n in negatives(still, None, 0, Pools(), np.random.default_rng(0))] == ["video-spatial"]
+
+
+@pytest.mark.parametrize("name", ["mute", "repeat", "speed", "volume", "delete-source"])
+def test_a_sound_at_the_very_end_is_changed_too(name):
+    audio = np.zeros((1000, 1), np.float32)
+    audio[930:, 0] = np.random.default_rng(0).standard_normal(70) / 4
+    for seed in range(30):
+        made, record = augment(name, Clip(audio=audio, rate=100), np.random.default_rng(seed))
+        assert np.abs(made - audio).max() > 0.01, record

@@ -136,6 +136,36 @@ def test_stems_are_found_by_their_json_and_read_where_they_sound(tmp_path):
     assert {pool.sounding(np.random.default_rng(seed)).path for seed in range(40)} == {stem.path for stem in stems}
 
 
+def test_sounds_of_one_name_in_two_folders_are_not_mistaken(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        write_stems(tmp_path / name, "x.wav", [name])
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"group": f"{name}/x.wav", "stem_path": str(next((tmp_path / name).glob("*.wav")))}) + "\n" for name in "ab"))
+    for pool in (Stems(str(tmp_path)), Stems(str(tmp_path / "t.jsonl"))):
+        assert [[stem.path[-5:] for stem in pool.of((f"{name}/x.wav", "x.wav"))] for name in "abc"] == [["a.wav"], ["b.wav"], []]
+        assert pool.of(("x.wav",)) == [], "which of the two is not told"
+
+
+def test_a_list_names_each_file_once_from_its_own_folder(tmp_path, capsys):
+    from avtools.augment.pool import PoolList
+
+    writer = PoolList(str(tmp_path / "new/pool_list.txt"), lambda row: row.get("stem_path"))
+    writer.open([], [], "csv")
+    for path in ("new/ x.wav", "new/ x.wav", "y.wav", None):
+        writer.write({"stem_path": path and str(tmp_path / path)})
+    writer.write({"stem_path": "bad.wav", "error": "no"})
+    writer.write({"stem_path": "a\nb.wav"})
+    assert not list(tmp_path.glob("new/*.txt"))
+    writer.commit()
+    assert "lacks 1 files, whose names have line breaks" in capsys.readouterr().err
+    assert (tmp_path / "new/pool_list.txt").read_text() == " x.wav\n../y.wav\n"
+    write_stems(tmp_path / "new", " x.wav", ["rain"])
+    shutil.copy(next(tmp_path.glob("new/*.wav")), tmp_path / "new/ x.wav")
+    assert Stems(str(tmp_path / "new")).items[0] == str(tmp_path / "new/ x.wav.json")
+    with pytest.raises(UsageError, match="--pool-list .* is a directory"):
+        PoolList(str(tmp_path / "new"), str).open([], [], "csv")
+
+
 def test_an_added_sound_is_another_one_where_there_is_one(tmp_path):
     write_stems(tmp_path, "x.wav", ["rain"])
     write_stems(tmp_path, "y.wav", ["wind"])
@@ -204,6 +234,10 @@ def test_a_pool_tells_when_its_files_change(tmp_path):
     (tmp_path / "x.wav.json").write_text("{}")
     after = [kind(str(tmp_path)).digest() for kind in (Masklets, Stems)]
     assert before[0] != after[0] and before[1] != after[1]
+    next(tmp_path.glob("x.wav__sep__*")).write_bytes(b"")
+    assert Stems(str(tmp_path)).digest() != after[1]
+    (tmp_path / "pool_list.txt").write_text("gone/x.wav\n")
+    assert Stems(str(tmp_path)).digest()
 
 
 def test_segments_are_read_at_exact_samples(tmp_path):

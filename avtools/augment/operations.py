@@ -242,9 +242,9 @@ def _short(clip, rng) -> int:
     return int(rng.integers(-(-total // 5), total // 2 + 1))
 
 
-def _start(clip, length: int, rng) -> int:
-    """Where a segment that is not silent may begin: in a sounding tenth of the clip."""
-    runs, last = clip.sounding(), len(clip.audio) - length
+def _start(clip, length: int, rng, behind: int = 0) -> int:
+    """Where a segment that is not silent may begin: in a sounding tenth of the clip; `behind` it there are so many samples at least."""
+    runs, last = clip.sounding(), len(clip.audio) - length - behind
     if not runs:
         raise Silent("its sound is silent; there is nothing to change in it")
     spans = [(low, min(high, last + 1)) for low, high in runs if low <= last]
@@ -258,8 +258,8 @@ def _start(clip, length: int, rng) -> int:
     return low + at
 
 
-def _segment(clip, rng, length: int) -> dict:
-    return {"start": _start(clip, length, rng), "length": length}
+def _segment(clip, rng, length: int, behind: int = 0) -> dict:
+    return {"start": _start(clip, length, rng, behind), "length": length}
 
 
 def _stem_part(clip, stem, rate, begin, end, length):
@@ -343,8 +343,8 @@ def _mute(clip, rng):
 
 @_operation("repeat", lambda clip, start, length: sounds.repeat(clip.audio, start, length))
 def _repeat(clip, rng):
-    """Of U[n/5, n/2] samples."""
-    return _segment(clip, rng, _short(clip, rng))
+    """Of U[n/5, n/2] samples; it ends n/20 or more before the end (repeated there, the originals' changes nothing)."""
+    return _segment(clip, rng, _short(clip, rng), -(-_samples(clip) // (2 * sounds.BLOCKS)))
 
 
 def _speed_up(clip, start, length, factor):

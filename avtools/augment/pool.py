@@ -11,12 +11,13 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 import numpy as np
 
-from avtools.errors import MediaError, UsageError
+from avtools.errors import AvtoolsError, MediaError, UsageError
 from avtools.rows.formats import format_of
 
 LIST = "pool_list.txt"
@@ -188,7 +189,11 @@ class Stems:
             self.items = list(dict.fromkeys(_described(at) for at in _names(path, "__sep__")))
         if not self.items:
             raise UsageError(f"{path}: no separated sounds (SOUND.wav.json and its SOUND.wav__sep__*.wav); make some with 'avtools separate'")
-        self._of = {_source(item): number for number, item in reversed(list(enumerate(self.items)))}
+        self._of: dict[str, list[int]] = {}  # the sound's name without folder -> items
+        for number, item in enumerate(self.items):
+            self._of.setdefault(os.path.basename(self._source(number)), []).append(number)
+        folders = {os.path.dirname(item) for item in self.items}
+        self._flat = folders == {""} if self._rows is not None else len(folders) == 1
         self._load = functools.lru_cache(256)(self._read)
 
     def __len__(self) -> int:
@@ -200,7 +205,19 @@ class Stems:
         return [] if number is None else self.load(number)
 
     def _number(self, names: tuple[str, ...]) -> int | None:
-        return next((self._of[at] for name in names for at in (name, os.path.basename(name)) if at in self._of), None)
+        """The item that one of these names means.  Where there are folders in the pool and in names, they have to agree: clips of
+        different folders often have the same names."""
+        placed = [] if self._flat else [name for name in names if os.path.dirname(name)]
+        for name in placed or [one for name in names for one in (name, os.path.basename(name))]:
+            found = [k for k in self._of.get(os.path.basename(name), ()) if f"/{self._source(k)}".endswith(f"/{name}")]
+            if len(found) == 1:
+                return found[0]
+        return None
+
+    def _source(self, number: int) -> str:
+        """The sound of an item, with its folder."""
+        item = self.items[number]
+        return item.removesuffix(".json") if self._rows is None else item
 
     def load(self, number: int) -> list[Stem]:
         """The stems of an item; MediaError where they cannot be read."""
@@ -220,7 +237,10 @@ class Stems:
     def digest(self) -> str:
         if self._rows is not None:
             return _digest([self.path, *(path for rows in self._rows.values() for path, _ in rows)])
-        return _digest(self.items)
+        known, paths = set(self.items), list(self.items)
+        for folder in sorted({os.path.dirname(item) for item in self.items}):
+            paths += sorted(path for name in _entries(folder) if _described(path := os.path.join(folder, name)) in known and "__sep__" in name)
+        return _digest(paths)
 
     def _read(self, number: int) -> list[Stem]:
         from avtools.media.soundfiles import sound_format
@@ -246,10 +266,6 @@ class Stems:
         return stems
 
 
-def _source(item: str) -> str:
-    return os.path.basename(item).removesuffix(".json") if item.endswith(".json") else item
-
-
 def _described(path: str) -> str:
     """The JSON file that a line of a pool's list means: itself, that of its sound, or that of its stem's sound."""
     folder, name = os.path.split(path)
@@ -270,10 +286,17 @@ def _stem_file(item: str, name: str) -> str:
     if os.path.exists(start + phrase + ".wav"):
         return start + phrase + ".wav"
     folder, begin = os.path.split(start)  # a phrase that no file can be called has another one in its place
-    found = sorted(entry for entry in os.listdir(folder or ".") if entry.startswith(begin))
+    found = sorted(entry for entry in _entries(folder) if entry.startswith(begin))
     if not found:
         raise MediaError(f"{start}{phrase}.wav: no such file, though {os.path.basename(item)} names it; separate the sound anew")
     return os.path.join(folder, found[0])
+
+
+def _entries(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder or ".")
+    except OSError:
+        return []  # said where it is drawn
 
 
 # --- what both do ---------------------------------------------------------------------------------------
@@ -313,8 +336,8 @@ def _names(path: str, marker: str) -> Iterator[str]:
     try:
         with open(listed, encoding="utf-8-sig", errors="surrogateescape") as file:
             for line in file:
-                if name := line.rstrip("\r\n").strip():
-                    found = [os.path.join(root, name) for root in roots]
+                if name := line.strip():
+                    found = [os.path.join(root, one) for one in (line.rstrip("\r\n"), name) for root in roots]  # a name may begin with a space
                     yield next((at for at in found if os.path.exists(at)), found[-1])
     except OSError as error:
         raise UsageError(f"{path}: the pool cannot be read ({error.strerror}); give its folder, its {LIST} or its table") from None
@@ -356,3 +379,44 @@ def _digest(paths) -> str:
     return known.hexdigest()
 
 
+class PoolList:
+    """Writes a pool's list as the originals have it: the file that `named(row)` gives of each row, if any, a line each and each once,
+    its path from the list's own folder.  One of :attr:`avtools.stream.Work.tees`."""
+
+    def __init__(self, path: str, named: Callable[[dict], str | None]):
+        self.path, self.named, self.stream = path, named, None
+        self.seen: set[bytes] = set()  # hashes: rows may share a file
+        self.unlisted = 0
+
+    def open(self, columns, header, format_) -> None:
+        from avtools.rows.writing import open_whole
+
+        try:
+            os.makedirs(os.path.dirname(self.path) or ".", exist_ok=True)
+            self.stream = open_whole(self.path)
+        except OSError as error:
+            raise UsageError(f"--pool-list {self.path}: {error.strerror}; give another FILE") from None
+        except AvtoolsError as error:
+            raise type(error)("--pool-list " + str(error).removeprefix("-o ")) from None
+
+    def write(self, row: dict) -> None:
+        path = None if row.get("error") else self.named(row)
+        if not path:
+            return
+        line = os.fsencode(os.path.relpath(path, os.path.dirname(self.path) or "."))
+        if b"\n" in line:
+            self.unlisted += 1
+        elif (mark := hashlib.blake2b(line, digest_size=8).digest()) not in self.seen:
+            self.seen.add(mark)
+            self.stream.write(line + b"\n")
+
+    def commit(self) -> None:
+        self.stream.commit()
+        if self.unlisted:
+            from avtools.cli import command_path
+
+            print(f"{command_path()}: --pool-list {self.path}: lacks {self.unlisted} files, whose names have line breaks; give their rows another relpath", file=sys.stderr)
+
+    def discard(self) -> None:
+        if self.stream is not None:
+            self.stream.discard()

@@ -1,5 +1,6 @@
 """A row -> a piece of one sound and the text that describes it, in worker processes."""
 
+import os
 import re
 
 import numpy as np
@@ -28,7 +29,7 @@ def item(row: dict, draw: int, options: dict) -> dict:
     The piece begins at random (crop=random) or at the start (crop=first), and is not silent where the sound is not; a shorter
     sound is followed by silence.  RowError: no sound or text, nothing but silence (as samples that are not numbers count).
     """
-    column = next((one for one in SOUND_COLUMNS if row.get(one) not in (None, "") and PLACEHOLDER not in str(row[one])), None)
+    column = next((one for one in SOUND_COLUMNS if row.get(one) not in (None, "") and os.path.basename(str(row[one])) != PLACEHOLDER), None)
     if column is None:
         raise RowError(f"has no sound (columns looked at: {', '.join(SOUND_COLUMNS)}); leave the row out")
     text = text_of(row, column, options["text_column"])

@@ -52,11 +52,10 @@ def rle_decode(counts: str | bytes | list, height: int, width: int) -> np.ndarra
         runs = counts
     else:
         runs = _lengths(counts)
-    lengths = np.array(runs, np.int64) if len(runs) else np.zeros(0, np.int64)
-    if (lengths < 0).any() or (lengths > height * width).any() or int(lengths.sum()) != height * width:
-        raise ValueError(f"its runs hold {int(lengths.sum())} pixels, not {height * width}")
-    values = np.arange(len(lengths)) % 2 == 1
-    return np.repeat(values, lengths).reshape(width, height).T
+    if min(runs, default=0) < 0 or sum(runs) != height * width:
+        raise ValueError(f"its runs hold {_short(sum(runs))} pixels, not {height * width}")
+    values = np.arange(len(runs)) % 2 == 1
+    return np.repeat(values, np.array(runs, np.int64)).reshape(width, height).T
 
 
 def _lengths(counts: str | bytes) -> list[int]:
@@ -123,6 +122,11 @@ def read(file: str, path: str, shape: Shape, *, every: int = EVERY, least: float
             raise RowError(f"{where}: is of a video of {stated:g} frames, and {show(path)} has {shape.frames}; give the JSON of this video, at the rate it was annotated at")
     if count and (count - 1) * every >= shape.frames:
         raise RowError(f"{where}: annotates frame {(count - 1) * every}, and {show(path)} has {shape.frames}; give the JSON of this video, at the rate it was annotated at")
+    if count and (count + 1) * every <= shape.frames:
+        raise RowError(
+            f"{where}: annotates frames up to {(count - 1) * every} ({count}, every {every}), and {show(path)} has {shape.frames}; "
+            "give the JSON of this video, or --annotated-every N"
+        )
     objects = max(map(len, frames), default=0)
     if any(len(masks) != objects for masks in frames):
         raise RowError(f"{where}: has not as many masks in each of its frames ({objects} at most); give the JSON as SA-V has it")

@@ -13,9 +13,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from avtools.errors import FatalError, RowError
-from avtools.media.container import open_output, show
-from avtools.rows.writing import open_whole
+from avtools.errors import FatalError
+from avtools.media.container import open_output
 
 from . import selection
 from .reading import Shape, pictures
@@ -156,29 +155,3 @@ class _Track:
         if kind is None:
             self.output.mux(self.stream.encode(None))
         return self.stack.__exit__(kind, error, trace)
-
-
-class PoolList:
-    """The originals' list of a pool: a line for each masklet, its path from the list's own folder.  One of :attr:`avtools.stream.Work.tees`."""
-
-    def __init__(self, path: str):
-        self.path, self.stream = path, None
-
-    def open(self, columns, header, format_) -> None:
-        self.stream = open_whole(self.path)
-
-    def write(self, row: dict) -> None:
-        path = row.get("masklet_path")
-        if not path or row.get("error"):
-            return
-        line = os.path.relpath(path, os.path.dirname(self.path) or ".")
-        if "\n" in line:
-            raise RowError(f"{show(path)}: a name with a line break cannot stand in --pool-list; give the row another relpath")
-        self.stream.write(os.fsencode(line) + b"\n")
-
-    def commit(self) -> None:
-        self.stream.commit()
-
-    def discard(self) -> None:
-        if self.stream is not None:
-            self.stream.discard()

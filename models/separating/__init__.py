@@ -23,6 +23,7 @@ RESIDUAL = "residual"
 HPSS = ("harmonic", "percussive", RESIDUAL)
 LIMIT = 1 << 28  # values of a sound, or of all its stems, that are held in memory: 1 GiB, 46 minutes of stereo at 48 kHz
 BATCH_SIZE = 8  # sounds (of one channel, for one query), and windows of them
+LOUDEST = 1e12  # of a sample, full scale 1; squares of louder ones leave float32 behind
 SHORTEST = 8192  # samples that the network gets at least; silence fills up what is shorter
 CONDITIONS = 4096  # queries whose conditions are kept
 WINDOWS = ("fade", "full", "legacy")
@@ -66,7 +67,9 @@ def stems_of(row: dict, options: dict) -> tuple[list[Stem], str]:
         name = f"{begin}__{query if method == 'hpss' else _in_name(query)}"
         stems.append(Stem(query, pool.stem_name(legacy, number, query) if options["legacy"] else name, detail))
     if options["residual"] and method == "audiosep":
-        stems.append(Stem(RESIDUAL, f"{begin}__{RESIDUAL}", "\0".join(query for query, _ in found)))
+        asked = "\0".join(query for query, _ in found)
+        other = "" if options["queries"] or options["query_file"] else "-" + _mark(asked)  # rows of one sound may ask for different ones
+        stems.append(Stem(RESIDUAL, f"{begin}__{RESIDUAL}{other}", asked))
     return stems, legacy
 
 
@@ -76,8 +79,16 @@ def _in_name(query: str) -> str:
     short = plain.encode("utf-8", "surrogateescape")[:80].decode("utf-8", "ignore").strip("-")
     if short.replace("-", " ") == query and short != RESIDUAL:
         return short
-    mark = hashlib.blake2b(query.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
-    return f"{short}-{mark}" if short else mark
+    return f"{short}-{_mark(query)}" if short else _mark(query)
+
+
+def _mark(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+
+
+def heard(row: dict) -> str | None:
+    """The stem of a row of the table for a pool: one that sounds, and is not what others left."""
+    return row.get("stem_path") if row.get("active") and row.get("query") != RESIDUAL else None
 
 
 def wants(row: dict, options: dict) -> list[Want]:
@@ -201,11 +212,15 @@ class Source:
 
 
 def read(path: str, copies: int = 1) -> Source:
-    """The sound of a file, that of a video on its picture's clock; MediaError where there is none, or `copies` of it are too long."""
+    """The sound of a file, that of a video on its picture's clock; MediaError: none, `copies` of it too long, samples beyond LOUDEST."""
+    import numpy as np
+
     from avtools.media.soundfiles import open_sound
     from avtools.metrics.media import read_sound
 
     sound = read_sound(path, LIMIT // max(1, copies))
+    if (loudest := float(np.abs(sound.samples).max(initial=0))) > LOUDEST:
+        raise MediaError(f"{path}: has samples of {loudest:.0e}, and 1 is full scale; is it damaged? leave it out")
     layout = None
     if sound.samples.shape[1] > 2:
         with open_sound(path) as again:

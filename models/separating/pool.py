@@ -9,7 +9,6 @@ a phrase.  NAME.wav is the sound file's own name with its suffix.
 """
 
 import json
-import os
 
 CHUNK = 4  # phrases that the original separates at once
 MARK = "__sep__"
@@ -37,48 +36,3 @@ def write_intervals(out: str, stems: list[tuple[str, list[list[float]]]], rate: 
     with open(out, "w", encoding="utf-8", errors="surrogateescape") as file:
         json.dump(found, file, ensure_ascii=False, indent=1)
         file.write("\n")
-
-
-class PoolList:
-    """A writer beside the table: the stems that sound, a line each (`stream.Work.tees`); appears only when it is whole."""
-
-    def __init__(self, path: str, skip: str):
-        self.path, self.skip = path, skip
-
-    def open(self, columns: list[str], header: list[str], format_: str) -> None:
-        from avtools.errors import UsageError
-        from avtools.identity import identity
-
-        self.folder = os.path.dirname(os.path.abspath(self.path))
-        self.temporary = os.path.join(self.folder, f".{os.path.basename(self.path)}-{identity()}.tmp")
-        try:
-            os.makedirs(self.folder, exist_ok=True)
-            self.file = open(self.temporary, "w", encoding="utf-8", errors="surrogateescape", newline="\n")
-        except OSError as error:
-            raise UsageError(f"--pool-list {self.path}: {error.strerror}") from None
-
-    def write(self, row: dict) -> None:
-        if not row.get("stem_path") or not row.get("active") or row.get("query") == self.skip:
-            return
-        path = os.path.abspath(row["stem_path"])
-        inside = os.path.relpath(path, self.folder)
-        line = path if inside.startswith(os.pardir + os.sep) else inside
-        if "\n" in line:
-            return  # no line could name it
-        self.file.write(line + "\n")
-
-    def commit(self) -> None:
-        from avtools.errors import FatalError
-
-        try:
-            self.file.close()
-            os.replace(self.temporary, self.path)
-        except OSError as error:
-            raise FatalError(f"--pool-list {self.path}: {error.strerror}; nothing more can be written there") from None
-
-    def discard(self) -> None:
-        try:
-            self.file.close()
-            os.unlink(self.temporary)
-        except OSError:
-            pass

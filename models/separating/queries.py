@@ -26,7 +26,7 @@ _FIRST = frozenset(
 )
 _BE = frozenset("is are was were be been being".split())
 _LAST = frozenset("again away together still once twice times while back forth up by out nearby".split())
-_EMPTY = frozenset("sound sounds sounding noise noises audio recording clip video something someone somebody thing things distance scene left right centre center of".split())
+_EMPTY = frozenset("none sound sounds sounding noise noises audio recording clip video something someone somebody thing things distance scene left right centre center of".split())
 _NO_ADVERB = frozenset("family fly belly jelly bully lily rally ally reply assembly butterfly dragonfly".split())
 _CLAUSE = re.compile(r"[.,;:!?()\[\]{}\"“”\n/|、。，！？；：]+|\s[-–—]+\s")
 _WORD = re.compile(r"[\w'’&-]+")

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 
 import av
 import numpy as np
@@ -66,7 +67,7 @@ def pool_of(name):
 
 @pytest.mark.parametrize("name", VIDEO)
 def test_a_changed_picture_keeps_its_sound_to_the_bit(toys, name, monkeypatch):
-    row = rows_of(toys("augment", name, "clips.csv", "-d", f"out-{name}", "--to", "jsonl", "-j", 1, "--no-fsync", *pool_of(name)))[1]
+    row = rows_of(toys("augment", name, "clips.csv", "-d", f"out-{name}", "--to", "jsonl", "-j", 1, "--shard", "2/2", "--no-fsync", *pool_of(name)))[0]
     assert row["path"] == f"out-{name}/00001.mp4" and row["duration"] == 2.0  # measured anew, for the row has the column
     assert list(row) == ["path", "id", "duration", "augmentation"] and row["augmentation"]["op"] == name
     source, made = toys.folder / "toys/clips/00001.mp4", toys.folder / row["path"]
@@ -82,7 +83,7 @@ def test_a_changed_picture_keeps_its_sound_to_the_bit(toys, name, monkeypatch):
 
 @pytest.mark.parametrize("name", AUDIO)
 def test_a_changed_sound_is_a_file_and_on_the_picture_as_it_was(toys, name, monkeypatch):
-    row = rows_of(toys("augment", name, "pairs.csv", "-d", f"out-{name}", "--to", "jsonl", "-j", 1, "--no-fsync", *pool_of(name)))[1]
+    row = rows_of(toys("augment", name, "pairs.csv", "-d", f"out-{name}", "--to", "jsonl", "-j", 1, "--shard", "2/2", "--no-fsync", *pool_of(name)))[0]
     assert row["audio_path"] == f"out-{name}/00001.wav" and row["path"] == f"out-{name}/00001.mp4" and row["audio_duration"] == 2.0
     assert packets(toys.folder / "toys/clips/00001.mp4", "video") == packets(toys.folder / row["path"], "video")
     samples, rate = soundfile.read(toys.folder / "toys/mixtures/00001.wav", dtype="int16", always_2d=True)
@@ -108,6 +109,19 @@ def test_the_own_source_of_a_sound_is_deleted_and_only_it(toys):
     assert np.array_equal(made[span], ambience[span])
     made[span] += stem[span]
     assert np.array_equal(made, samples)
+
+
+def test_stems_of_another_folders_sound_of_the_same_name_are_left_alone(toys):
+    """Where `separate` would have put them: by relpath, whichever of picture and sound names the row."""
+    for folder, stem in (("one", 0), ("two", 1)):
+        (toys.folder / "tree" / folder).mkdir(parents=True)
+        source = next((toys.folder / "stems").glob(f"0000{stem}.wav__sep__*"))
+        name = toys.folder / "tree" / folder / "x.wav"
+        shutil.copy(source, f"{name}__sep__000_000_a.wav")
+        (name.parent / "x.wav.json").write_text(json.dumps({"a_0_0": [[0, 1 << 20]]}))
+    (toys.folder / "tree.csv").write_text("audio_path,path,relpath\n" + "".join(f"toys/mixtures/0000{min(k, 1)}.wav,,{folder}/x.mp4\n" for k, folder in enumerate(("one", "two", "three"))) + ",toys/clips/00001.mp4,two/x.mp4\n")
+    stems = [row["augmentation"].get("stem") for row in rows_of(toys("augment", "delete-source", "tree.csv", "-d", "deleted2", "--to", "jsonl", "--stems", "tree"))]
+    assert stems == ["tree/one/x.wav__sep__000_000_a.wav", "tree/two/x.wav__sep__000_000_a.wav", None, "tree/two/x.wav__sep__000_000_a.wav"]
 
 
 def test_own_sounds_and_sounds_alone_are_augmented(toys):

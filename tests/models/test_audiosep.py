@@ -371,6 +371,8 @@ def test_sounds_that_hold_nothing_are_bad_rows(tmp_path, samples, reason):
 def test_a_row_without_a_sound_is_bad():
     with pytest.raises(RowError, match="has no sound"):
         data.item({"path": "placeholder.mp4", "text": "x"}, 1, options())
+    with pytest.raises(RowError, match="no_placeholder.mp4"):  # read, not passed over
+        data.item({"path": "no_placeholder.mp4", "text": "x"}, 1, options())
 
 
 def test_interferers_have_other_texts_and_the_drawn_levels():

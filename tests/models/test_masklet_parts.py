@@ -82,7 +82,7 @@ def test_run_lengths_keep_every_pixel(seed):
     assert (unpack(packed, height, width) == mask).all() and (packed.area() if packed else 0) == mask.sum()
 
 
-@pytest.mark.parametrize("counts, says", [("9", "9 pixels, not 12"), ([4, 9], "13 pixels"), ([20, -8], "12"), ("6\x7f", "does not belong"), ("6X", "cut short"), ([1.5], "whole number"), ("X" * 30, "does not belong"), ([], "0 pixels")])
+@pytest.mark.parametrize("counts, says", [("9", "9 pixels, not 12"), ([4, 9], "13 pixels"), ([20, -8], "12"), ("6\x7f", "does not belong"), ("6X", "cut short"), ([1.5], "whole number"), ("X" * 30, "does not belong"), ([], "0 pixels"), ([10**30, 1], "pixels, not 12"), ("o" * 7 + "0" + "n" * 7 + "0", "pixels|belong")])
 def test_damaged_run_lengths(counts, says):
     with pytest.raises(ValueError, match=says if counts != [20, -8] else "pixels"):
         rle_decode(counts, 3, 4)
@@ -125,6 +125,7 @@ def test_annotations_are_read(clip):
         ({"video_frame_count": 40.0}, "video of 40 frames, and .* has 14"),
         ({"video_frame_count": "many"}, "no number"),
         ({"masklet": [[]] * 5}, "annotates frame 16"),
+        ({"masklet": [[rle_encode(ball(0))]] * 2}, r"annotates frames up to 4 \(2, every 4\), and .* has 14; give .* --annotated-every"),
         ({"masklet": None}, "no list 'masklet'"),
         ({"masklet": [{}] * 4}, "no list of lists"),
         ({"masklet": [[rle_encode(ball(0))], [], [], []]}, "not as many masks"),
