@@ -99,7 +99,8 @@ class Want:
     `sources`: the files that it is made of, the one that it replaces first; none for what is made of nothing.
     `suffixes`: the suffixes that a new file may get, the likely one first.  `may_keep`: the source itself may
     do, under its own suffix.  `relpath`: its place without suffix below DIR; by default that of the row (see
-    :func:`place`).  `detail`: what else of the row the file depends on (its text, its key).
+    :func:`place`).  `detail`: what else of the row the file depends on (its text, its key).  `owner`, of a row's first one: rows
+    that may ask for a file of the same place have it in common, so that one rank does them all; by default that place.
     """
 
     name: str
@@ -108,6 +109,7 @@ class Want:
     may_keep: bool = False
     relpath: str | None = None
     detail: str = ""
+    owner: str = ""
 
 
 @dataclasses.dataclass(slots=True)
@@ -319,7 +321,7 @@ class Outputs:
         if slot.is_blocked():
             path = os.path.join(self.policy.outdir or "", place_)
             raise RowError(
-                f"{slot.label}: its output {path} is that of another source (row {earlier + 1}); give the rows different relpath"
+                f"{slot.label}: its output {path} is that of another row (row {earlier + 1}); give the rows different relpath"
             )
 
     def _refuse_source(self, slot: Slot) -> None:

@@ -252,7 +252,7 @@ class _Run:
         try:
             wants = self.work.wants(row, self.work.options) if self.work.wants else []
             if wants:
-                place = wants[0].relpath or outputs.place(row, wants[0].sources[0])
+                place = wants[0].owner or wants[0].relpath or outputs.place(row, wants[0].sources[0])
                 return int.from_bytes(outputs.hash_of(place)[:8], "big") % self.world.size
         except (RowError, TypeError, ValueError):
             pass

@@ -72,7 +72,7 @@ def wants(row: dict, options: dict):
 
     from avtools.errors import RowError
     from avtools.media.suffixes import sound_suffixes, video_suffixes
-    from avtools.outputs import Want
+    from avtools.outputs import Want, place
     from avtools.rows import key_of, path_of
     from avtools.rows.keys import PLACEHOLDER
 
@@ -85,7 +85,7 @@ def wants(row: dict, options: dict):
         raise RowError(f"{f'{audio_path}:' if audio_path else 'the row'} has no {'picture' if medium == 'video' else 'sound'}, which {op} needs")
     key, found = key_of(row, options["key"]), []
     if medium == "audio" and audio_path:
-        found.append(Want("audio_path", (audio_path,), sound_suffixes(audio_path, None), detail=key))
+        found.append(Want("audio_path", (audio_path,), sound_suffixes(audio_path, None), detail=key, owner=place(row, path or audio_path)))
     if path:
         found.append(Want("path", (path, *([audio_path] if audio_path else [])), video_suffixes(path), detail=key))
     return found

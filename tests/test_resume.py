@@ -233,7 +233,7 @@ def test_one_output_for_two_sources(sources, avtools):
     (avtools.folder / "x/0.wav").write_bytes((sources / "1.wav").read_bytes())
     done = avtools("resample", "--rate", "16000", sources / "0.wav", "x/0.wav", "-d", "out", status=1)
     assert done.stdout == "audio_path\nout/0.wav\n"
-    assert "x/0.wav" in done.stderr and "another source (row 1)" in done.stderr and "relpath" in done.stderr
+    assert "x/0.wav" in done.stderr and "another row (row 1)" in done.stderr and "relpath" in done.stderr
 
 
 def test_one_output_for_two_sources_in_different_shards(sources, avtools):

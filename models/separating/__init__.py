@@ -94,7 +94,8 @@ def heard(row: dict) -> str | None:
 def wants(row: dict, options: dict) -> list[Want]:
     source = source_of(row)
     stems, legacy = stems_of(row, options)
-    found = [Want(f"stem {k}", (source,), (".wav",), relpath=stem.relpath, detail=stem.detail) for k, stem in enumerate(stems)]
+    owner = place(row, source)  # rows of one name may have a query in common that is not their first
+    found = [Want(f"stem {k}", (source,), (".wav",), relpath=stem.relpath, detail=stem.detail, owner=owner) for k, stem in enumerate(stems)]
     if options["legacy"]:
         detail = "\0".join([f"{options['active_db']:g}", *(f"{stem.query}\0{stem.detail}" for stem in stems)])
         found.append(Want("intervals", (source,), (".json",), relpath=legacy, detail=detail))

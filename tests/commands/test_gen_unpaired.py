@@ -372,7 +372,7 @@ def test_sounds_of_the_rows_length_and_rate(done):
 
 def test_bad_rows_are_told_one_by_one(done):
     lines = [line.partition("t.csv:")[2] for line in done[2].stderr.splitlines() if "t.csv:" in line]
-    words = ("4: the row has no caption", "5: column num_frames: 0", "6: asks for a sound of 4166.6", "8: rain: its output out/rain.wav is that of another source (row 2)")
+    words = ("4: the row has no caption", "5: column num_frames: 0", "6: asks for a sound of 4166.6", "8: rain: its output out/rain.wav is that of another row (row 2)")
     assert len(lines) == 4 and all(line.startswith(word) for line, word in zip(lines, words, strict=True)), lines
     assert "v/talk.mp4: its caption has" in done[2].stderr and "the network reads 24" in done[2].stderr
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from avtools.models import separating
 from avtools.augment.pool import Stems
 from avtools.errors import RowError, UsageError
+from avtools.models import separating
 from avtools.models.separating import activity, pool, queries, spectral
 from conftest import Program, files
 
@@ -498,3 +498,17 @@ class TestNetwork:
 def test_names_in_a_pool():
     assert pool.stem_name("x.wav", 5, "a/b") == "x.wav__sep__001_001_a_b" and pool.key(5, "a/b") == "a_b_1_1"
     assert len(pool.stem_name("x.wav", 0, "é" * 300).encode()) < 130 and pool.phrase_in_name("/") == "_"
+
+
+def test_rows_that_may_ask_for_one_file_are_one_ranks():
+    """They have a query in common that is not their first."""
+    import types
+
+    from avtools.stream import _Run
+
+    asked = {"method": "audiosep", "queries": (), "query_column": "query", "query_file": None, "propose": False, "residual": False, "legacy": False, "key": None}
+    rows = [{"audio_path": f"{folder}/a.wav", "query": json.dumps(queries)} for folder, queries in (("one", ["dog", "rain"]), ("two", ["hum", "rain"]))]
+    wanted = [separating.wants(row, asked) for row in rows]
+    assert len({want.relpath for wants in wanted for want in wants}) == 3
+    run = types.SimpleNamespace(work=types.SimpleNamespace(wants=separating.wants, options=asked), world=types.SimpleNamespace(size=1 << 20))
+    assert len({_Run._owner(run, number, row) for number, row in enumerate(rows)}) == 1

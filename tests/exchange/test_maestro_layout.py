@@ -269,7 +269,7 @@ def test_bad_rows_and_what_must_not_be_replaced(avtools, clips):
     done = avtools("mkmeta", "export", "maestro", "t.csv", "-d", "set", "--errors", "bad.jsonl", status=1)
     assert "10 rows in = 1 done + 0 filtered + 9 bad" in done.stderr and len(rows_of(done.stdout)) == 1
     reasons = [json.loads(line)["error"] for line in (folder / "bad.jsonl").read_text().splitlines()]
-    for reason, words in zip(reasons, ("missing.mp4", "no sound", "damaged.mp4", "no picture", "no class", "another source", "notes.txt", "would replace", "gone.wav"), strict=True):
+    for reason, words in zip(reasons, ("missing.mp4", "no sound", "damaged.mp4", "no picture", "no class", "another row", "notes.txt", "would replace", "gone.wav"), strict=True):
         assert words in reason
     assert sorted(os.listdir(folder / "set/dog")) == ["good", "in.mp4", "own", "taken"]
     assert files(folder / "set/dog/own") == own and (folder / "set/dog/taken/notes.txt").read_text() == "mine"
