@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(abspath $(VENV))/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo test learn bench man dist clean
+.PHONY: setup demo test long learn bench man dist clean
 
 setup: $(READY)
 
@@ -22,7 +22,11 @@ demo: $(READY)
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)) * 3 // 2)')
 
 test: $(READY)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not learn and not cluster" tests
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not long and not learn and not cluster" tests
+
+# Whole runs of whole systems, most of a minute each.
+long: $(READY)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "long and not learn and not cluster" tests
 
 # What longer training learns; minutes each.
 learn: $(READY)

@@ -38,11 +38,12 @@ def test_no_row_without_its_command():
     assert rows == {" ".join(words) for words, _ in commands()}
 
 
+@pytest.mark.long
 def test_the_blocks_run_one_after_another(tmp_path):
     """The blocks of a newcomer who reads from top to bottom, in a clean folder."""
     assert BLOCKS
     script = f'avtools() {{ "{sys.executable}" -m avtools "$@"; }}\nset -euo pipefail\n' + "\n".join(BLOCKS)
-    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "train.csv").read_text().count("\n") == 5
     assert (tmp_path / "whole.csv").read_text().count("\n") == 5

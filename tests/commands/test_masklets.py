@@ -138,6 +138,7 @@ def networks(tmp_path_factory):
     return ["--weights", f"sam2={folder / 'sam2'}", "--weights", f"grounding-dino={folder / 'dino'}"]
 
 
+@pytest.mark.long
 def test_sam2_and_grounding_dino(avtools, networks):
     """Annotated videos, ones with queries and a bad one in a table; alone, and killed and continued by two ranks."""
     clips = known(avtools)

@@ -218,6 +218,7 @@ def test_text_stays_text(toys, chromium):
     silent(page)
 
 
+@pytest.mark.long
 def test_thousands_of_rows_stay_usable(tmp_path, chromium):
     frames = np.zeros((4, 32, 32, 3), np.uint8)
     frames[2:, 8:20, 8:20] = 255

@@ -44,6 +44,7 @@ def test_true_sounds_of_all_classes(clips):
     assert found[""] >= 0.97 and min(found.values()) >= 0.85, found
 
 
+@pytest.mark.long
 def test_sounds_made_of_32_mel_bands(clips):
     librosa = pytest.importorskip("librosa")
     bank = librosa.filters.mel(sr=16000, n_fft=1024, n_mels=32)

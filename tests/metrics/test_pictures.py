@@ -80,6 +80,7 @@ def test_agrees_with_what_samples_are_made_of(tmp_path):
     assert np.array_equal(seen.pictures, frames.read_frames(str(tmp_path / "a.mp4"), 7, 32))
 
 
+@pytest.mark.long
 def test_real_media_are_seen_as_an_independent_decoder_shows_them(media, monkeypatch):
     monkeypatch.syspath_prepend(pathlib.Path(__file__).resolve().parent.parent / "commands")
     import judge

@@ -689,6 +689,7 @@ def test_rows_that_cannot_be_judged_are_named_and_others_are_judged(toys, weight
 # --- it learns ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_run_goes_on_bit_for_bit_with_its_statistics_on_one_rank_or_two(toys, tmp_path):
     table = write_rows(tmp_path / "t.csv", toys)
     sets = [word for one in [*SMALL, "batch_size=2", "keep=9", "drawn=4", "schedule=constant", "log_every=1"] for word in ("--set", one)]
@@ -716,6 +717,7 @@ def learned(tmp_path_factory):
     return folder / "run", [json.loads(line) for line in done.stdout.splitlines()], test
 
 
+@pytest.mark.long
 def test_tiny_learns_which_of_21_shifts_is_in_time(learned):
     _, log, _ = learned
     (told,) = [line for line in log if "valid_loss" in line]
@@ -724,6 +726,7 @@ def test_tiny_learns_which_of_21_shifts_is_in_time(learned):
         assert told[f"valid_{way}_acc"] > 0.35, told  # by guessing 1 / 21
 
 
+@pytest.mark.long
 def test_what_was_learned_tells_true_pairs_from_shifted_and_exchanged_ones(learned, tmp_path):
     run, _, test = learned
     program("score", "sync-accuracy,avsync", test, "--weights", run, "--canary", "--summary", tmp_path / "s.json", "-o", tmp_path / "o.csv", "-j", 2)

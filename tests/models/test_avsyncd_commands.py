@@ -96,6 +96,7 @@ def test_training_logs_validates_and_makes_previews(trained):
         assert container.streams.audio and sum(1 for _ in container.decode(video=0)) == 12
 
 
+@pytest.mark.long
 def test_a_killed_run_goes_on_bit_for_bit(trained, clips, tmp_path):
     run = tmp_path / "run"
     process = subprocess.Popen(command(*training(clips / "t.csv", run, "--valid", clips / "t.csv")), env=ENV, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, text=True)
@@ -137,6 +138,7 @@ def test_rows_of_all_kinds_are_animated_and_bad_ones_named(sampled):
         assert told in reasons, reasons
 
 
+@pytest.mark.long
 def test_the_same_again_makes_nothing_and_one_by_one_the_same(sampled, tmp_path):
     out, arguments, done = sampled
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.mp4")}
@@ -150,6 +152,7 @@ def test_the_same_again_makes_nothing_and_one_by_one_the_same(sampled, tmp_path)
                 assert np.abs(a.to_ndarray(format="gray").astype(int) - b.to_ndarray(format="gray")).max() <= 2
 
 
+@pytest.mark.long
 def test_a_row_by_hand_and_other_options_give_others(trained, clips, tmp_path):
     made = []
     sound = rows_of((clips / "t.csv").read_text())[1]["mixture_path"]
@@ -177,6 +180,7 @@ def test_what_is_refused(clips, tmp_path, trained):
     assert "nothing to compute once" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.long
 def test_three_samples_of_a_row_are_of_three_clips(clips, tmp_path, trained):
     """The paper's protocol: from the beginning, the middle and the end of each video, each with the sound of its own time."""
     words = ["sample", "avsyncd", "--video", rows_of((clips / "t.csv").read_text())[0]["path"], "--text", "a ball", "--weights", trained[0], "-d", tmp_path, "--absolute", "--steps", 1, "--no-fsync"]

@@ -322,6 +322,7 @@ def test_a_batch_is_as_each_alone(tmp_path, side):
         extractor.locate(hub.Weights({"synchformer": str(tmp_path / "empty")}))
 
 
+@pytest.mark.long
 def test_it_is_scored_by_the_command(avtools, tmp_path):
     torch.save(small(size=synchformer.Size(width=64, picture_layers=1, sound_layers=1, layers=1, patch=32)).state_dict(), tmp_path / "s.pth")
     avtools("synth", "-n", "2", "--seconds", "2", "-d", "c", "-o", "c.csv")

@@ -113,6 +113,7 @@ def test_training_logs_validates_and_makes_previews(trained):
     assert state["samples"] == 16 * STEPS and any(not torch.equal(flat[name], flat["ema" + name[5:]]) for name in flat if name.startswith("model."))
 
 
+@pytest.mark.long
 def test_a_killed_run_goes_on_bit_for_bit(trained, clips, tmp_path):
     run, _ = trained
     process = subprocess.Popen(command(*training(clips / "t.csv", tmp_path / "run", "--valid", clips / "t.csv")), env=ENV, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -158,6 +159,7 @@ def test_another_table_or_configuration_is_refused(trained, clips, tmp_path):
     assert "condition_dropout: 0.1 -> 0.3" in errors and "Traceback" not in errors
 
 
+@pytest.mark.long
 def test_cached_features_are_computed_and_refused_where_they_do_not_fit(clips, tmp_path):
     sets = [word for one in SMALL for word in ("--set", one)]
     program("features", "vta-ldm", clips / "t.csv", "--preset", "tiny", *sets, "-d", tmp_path / "f", "--absolute", "-o", tmp_path / "f.csv", "-j", 1, "-q")
@@ -227,6 +229,7 @@ def test_a_row_s_sound_does_not_depend_on_its_batch(sampled, trained, table, tmp
         assert one.shape == other.shape and np.sqrt(np.mean((one - other) ** 2)) < 0.03 * np.sqrt(np.mean(one**2)), name
 
 
+@pytest.mark.long
 def test_guidance_of_one_and_zero_are_none_and_samples_differ(trained, table, tmp_path):
     one = tmp_path / "one.csv"
     one.write_text("\n".join(table.read_text().splitlines()[:2]) + "\n")

@@ -738,6 +738,7 @@ def test_features_that_are_no_numbers_are_a_bad_row(cached, tmp_path):
 # --- learning --------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_it_learns_what_is_seen(tmp_path):
     """After 200 steps of 8 clips, held-out sound is told better with the clip's own pictures than with another's.
 

@@ -240,6 +240,7 @@ def test_two_ranks_are_one_rank_within_tolerance(tmp_path):
     assert done.stdout.count('"done": true') == 1  # rank 0 alone speaks
 
 
+@pytest.mark.long
 def test_ranks_of_srun_meet_by_themselves(tmp_path):
     table = write_rows(tmp_path / "rows.csv")
     job = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_ID": "0", "SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost"}
@@ -252,6 +253,7 @@ def test_ranks_of_srun_meet_by_themselves(tmp_path):
         torch.testing.assert_close(one[name], two[name], atol=2e-5, rtol=2e-3, msg=name)
 
 
+@pytest.mark.long
 def test_a_run_goes_on_with_another_number_of_ranks(tmp_path):
     table = write_rows(tmp_path / "rows.csv")
     program(table, "-d", tmp_path / "two", "--set", "dropout=0.0", "--set", "batch_size=2", "--max-steps", "8", ranks=2)
@@ -262,6 +264,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path):
         torch.testing.assert_close(flat[name], flat2[name], atol=2e-5, rtol=2e-3, msg=name)
 
 
+@pytest.mark.long
 def test_sharded_over_two_ranks_is_one_rank_within_tolerance(tmp_path):
     table = write_rows(tmp_path / "rows.csv")
     program(table, "-d", tmp_path / "one", "--set", "dropout=0.0")
