@@ -389,6 +389,7 @@ def test_only_what_is_missing_is_made(done):
     assert np.allclose(one, other, atol=SAME * np.abs(one).max()), "alone, as in a batch"
 
 
+@pytest.mark.long
 def test_ranks_share_the_rows(done):
     avtools, line, run = done
     runs = [

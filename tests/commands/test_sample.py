@@ -85,6 +85,7 @@ def test_running_again_decodes_and_generates_nothing(clips, avtools):
     assert calls(avtools).total() == 0, "neither loaded, decoded nor generated"
 
 
+@pytest.mark.long
 def test_what_makes_another_file_is_done_again(clips, avtools):
     (avtools.folder / "w").write_text("one")
     (avtools.folder / "v").write_text("two")

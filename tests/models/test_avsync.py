@@ -668,6 +668,7 @@ def test_scoring_by_command_with_its_protocol_and_canary(toys, weights, tmp_path
     assert entry["chance"]["value"] == pytest.approx(11 / 31) and entry["count"] == 3 and "0.355" in errors
 
 
+@pytest.mark.long
 def test_rows_that_cannot_be_judged_are_named_and_others_are_judged(toys, weights, tmp_path):
     mute = [clip_file(tmp_path / f"{name}.mp4", seconds, 24, sound=False) for name, seconds in (("short", 1), ("mute", 3))]
     rows = [{"path": toys[0]["path"]}, *mute, {"path": toys[1]["path"]}]

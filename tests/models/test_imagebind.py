@@ -369,6 +369,7 @@ class Facts:
         return self.path
 
 
+@pytest.mark.long
 def test_protocol_asva_leaves_out_the_first_picture_and_reads_the_class(small, clips, weights, towers):
     from avtools.models.parts.sync_clips import read_clip
 
@@ -402,6 +403,7 @@ def test_wrong_settings_are_told(protocol, option, told):
         configured([metrics.ImageAudio, metrics.ImageText], protocol, (option,))
 
 
+@pytest.mark.long
 def test_bad_rows_and_missing_weights(small, clips, weights, tmp_path):
     make(tmp_path / "short.mp4", even(12, 12), size=(96, 64), sound={"seconds": 1.0})
     make(tmp_path / "mute.mp4", even(30, 12), size=(96, 64))

@@ -213,6 +213,7 @@ def test_the_picture_under_new_sound_is_the_picture_that_was(sampled, table):
         assert abs(sound - picture) < 0.13  # AAC's last block
 
 
+@pytest.mark.long
 def test_a_row_s_sound_does_not_depend_on_its_batch(sampled, trained, table, tmp_path):
     folder, _, _ = sampled
     reverse = tmp_path / "reverse.csv"

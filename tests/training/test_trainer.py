@@ -183,6 +183,7 @@ def test_a_changed_table_or_configuration_is_refused_with_what_differs(tmp_path)
     fit(tmp_path / "run", table, "lr=0.02", "max_steps=14")  # now it is this configuration's run
 
 
+@pytest.mark.long
 def test_a_piped_table_is_compared_too(tmp_path):
     table = write_rows(tmp_path / "rows.csv")
     for changed, status in [("", 0), ("", 0), ("0.9999", 2)]:
@@ -497,6 +498,7 @@ def test_settings_come_in_order_and_wrong_ones_are_named(tmp_path):
         config.resolve(toy.Config, toy.Toy.presets, "large")
 
 
+@pytest.mark.long
 def test_wrong_usage_is_said_before_anything_is_made(tmp_path):
     table = write_rows(tmp_path / "rows.csv")
     for arguments, told in [
