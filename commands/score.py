@@ -23,7 +23,7 @@ def metrics(ctx, param, incomplete):
 @click.option("--reference-video-column", metavar="COLUMN", help="The true picture (default: path).")
 @click.option("--reference-audio-column", metavar="COLUMN", help="The true sound (default: audio_path, else the true picture's own).")
 @click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="Change a setting of a metric, such as onset-f1.tolerance=0.1 (repeatable).")
-@click.option("--weights", metavar="[NAME=]SOURCE", multiple=True, help="Weights of a metric's network, by the metric's name or the network's ('avtools metrics' has both): a file, a folder, or hf:OWNER/NAME[@REVISION] (repeatable).")
+@click.option("--weights", metavar="[NAME=]SOURCE", multiple=True, help="Weights of a network, by the name of its part in 'avtools metrics' (of fvd, fid, ia, it and the AVSync classifier's by the metric's, too): a file, a folder, or hf:OWNER/NAME[@REVISION] (repeatable).")
 @click.option("--by", metavar="COLUMN[,COLUMN...]", help="Results of each part of the set, too: of the rows with the same cell in this column.")
 @click.option("--intervals", type=click.Choice(["t", "bootstrap"]), default="t", show_default=True, help="Of means over rows: Student's t, or a bootstrap over keys, which knows that samples of one clip are alike. Those of whole sets are a jackknife's.")
 @click.option("--cache", metavar="DIR", type=Files(), envvar="AVTOOLS_CACHE", help="Keep networks' features in DIR by the content of the files, and read them there (default: the environment's AVTOOLS_CACHE, if it is set).")

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from avtools.errors import MediaError, RowError, UsageError
 
 LIMIT = 1 << 30  # bytes of pictures that one watch holds
+SLACK = Fraction(1001, 1_000_000)  # seconds: containers round times to milliseconds
 APART = Fraction(1, 500)  # seconds from a packet's time, at which a frame is another one
 
 
@@ -106,16 +107,15 @@ class Pictures(Watch):
     def picks(self, clip: Clip) -> tuple[list[int], list[float]]:
         """The numbers of the frames, ascending, some maybe several times, and the times that they stand for (seconds)."""
         end = clip.end if not self.seconds else min(clip.end, Fraction(self.seconds).limit_denominator(1_000_000))
-        slack = Fraction(1, 1_000_000)
         if self.fps:
             step, numbers, times, at = 1 / Fraction(self.fps).limit_denominator(1000), [], [], 0
-            for k in range(max(1, math.ceil((end - slack) / step))):
-                while at + 1 < len(clip.times) and clip.times[at + 1] <= k * step + slack:
+            for k in range(max(1, math.ceil((end - SLACK) / step))):
+                while at + 1 < len(clip.times) and clip.times[at + 1] <= k * step + SLACK:
                     at += 1
                 numbers.append(at)
                 times.append(float(k * step))
         else:
-            numbers = [k for k, time in enumerate(clip.times) if time < end - slack] or [0]
+            numbers = [k for k, time in enumerate(clip.times) if time < end - SLACK] or [0]
             times = [float(clip.times[k]) for k in numbers]
         if self.count:
             chosen = [int(k * (len(numbers) - 1) / (self.count - 1)) if self.count > 1 else 0 for k in range(self.count)]
@@ -215,9 +215,8 @@ def _span(path, times, last: Fraction, fps, codec, begin: float, end: float | No
     stop = times[-1] + last
     if end is not None:
         stop = min(stop, Fraction(end).limit_denominator(1_000_000))
-    slack = Fraction(1, 1_000_000)
-    first = max((k for k, time in enumerate(times) if time <= zero + slack), default=0)
-    kept = [time - zero for time in times[first:] if time < stop - slack]
+    first = max((k for k, time in enumerate(times) if time <= zero + SLACK), default=0)
+    kept = [time - zero for time in times[first:] if time < stop - SLACK]
     if not kept or stop <= zero:
         raise RowError(f"{show(path)}: shows nothing from {begin:g} s on, where its part is to begin; it has {float(times[-1] + last):g} s")
     return Clip(path, tuple(kept), stop - zero, fps, codec), first

@@ -25,7 +25,7 @@ def test_what_is_shown_at_even_times():
     assert times == [0, 0.25, 0.5, 0.75, 1.0] and numbers == [0, 1, 1, 3, 3]
     assert Pictures(fps=10).picks(clip([Fraction(k, 10) for k in range(5)], "0.5"))[0] == [0, 1, 2, 3, 4]
     rounded = [Fraction(round(k / 30 * 1000), 1000) for k in range(6)]  # a container's milliseconds
-    assert Pictures(fps=30).picks(clip(rounded, "0.2"))[0][:2] == [0, 0] or len(Pictures(fps=30).picks(clip(rounded, "0.2"))[0]) == 6
+    assert Pictures(fps=30).picks(clip(rounded, "0.2"))[0] == [0, 1, 2, 3, 4, 5]
 
 
 def test_evenly_spaced_pictures_are_those_of_linspace():
@@ -118,14 +118,11 @@ def test_frames_that_cannot_be_decoded_are_not_counted(tmp_path):
     make(tmp_path / "a.mp4", even(40))
     data = bytearray((tmp_path / "a.mp4").read_bytes())
     begin = data.index(b"mdat")
-    middle = (begin + len(data)) // 2
-    data[middle : middle + 400] = bytes(400)
+    size = int.from_bytes(data[begin - 4 : begin], "big")
+    data[begin + size // 3 : begin + size // 2] = bytes(begin + size // 2 - (begin + size // 3))
     (tmp_path / "a.mp4").write_bytes(data)
-    try:
-        seen = Pair({"path": str(tmp_path / "a.mp4")}, {}).seen("video", Pictures())
-    except MediaError:
-        return
-    assert len(seen.pictures) == seen.frames <= 40
+    seen = Pair({"path": str(tmp_path / "a.mp4")}, {}).seen("video", Pictures())
+    assert 0 < len(seen.pictures) == seen.frames <= 40
 
 
 def test_a_part_behind_lost_frames_is_of_the_right_ones(tmp_path):
