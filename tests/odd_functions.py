@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 
 from avtools.errors import FatalError, RowError
@@ -32,3 +33,20 @@ def misbehave(x):
 def sleep(seconds):
     time.sleep(seconds)
     return seconds
+
+
+def half_sent(x):
+    """Ends in the middle of its answer, which is more than a pipe holds, where `x` is odd."""
+    if x % 2:
+        threading.Timer(0.05, os._exit, (3,)).start()
+        return bytearray(1 << 30)
+    return x
+
+
+def die():
+    os._exit(4)
+
+
+def pid_after(seconds):
+    time.sleep(seconds)
+    return os.getpid()

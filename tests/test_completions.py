@@ -19,7 +19,7 @@ from conftest import ROOT, command
 from avtools.manual import walk
 
 SCRIPTS = {"bash": "avtools", "zsh": "_avtools", "fish": "avtools.fish"}
-HEAVY = {"av", "jsonlines", "numpy", "pandas", "pebble", "pyarrow", "soundfile", "soxr", "torch", "tqdm", "transformers", "diffusers"}
+HEAVY = {"av", "jsonlines", "numpy", "pandas", "pyarrow", "soundfile", "soxr", "torch", "tqdm", "transformers", "diffusers"}
 NAMES = ["a.csv", "b.mp4", "c.txt", "with space.csv", "quo'te\".csv", "x:y.csv", "LOUD.MP4", "ünï.csv", "$HOME.csv", "odd*.csv", "-dash.csv", "dir/in.csv", ".hidden.csv"]
 
 

@@ -111,7 +111,7 @@ try:
     main(["--help"])
 except SystemExit:
     pass
-heavy = {"av", "numpy", "pandas", "pyarrow", "torch", "soundfile", "soxr", "pebble", "tqdm", "jsonlines", "multiprocessing", "sqlite3"}
+heavy = {"av", "numpy", "pandas", "pyarrow", "torch", "soundfile", "soxr", "tqdm", "jsonlines", "multiprocessing", "sqlite3"}
 print(sorted(heavy & set(sys.modules)), file=sys.stderr)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -89,12 +89,11 @@ def run(
             send(task, "done", function, arguments)
 
     def send(task: Task, event: str, function: Callable, arguments: tuple) -> None:
-        try:  # here, because what does not pickle would end the pool's own thread
-            payload = pickle.dumps((function, arguments), pickle.HIGHEST_PROTOCOL)
+        try:
+            future = pool.schedule(_call, (function, arguments), timeout=task.timeout)
         except (RecursionError, pickle.PicklingError, TypeError, AttributeError) as error:
             finish(task, None, f"{task.label}: cannot be passed to a worker ({error})")
             return
-        future = pool.schedule(_call_pickled, (payload,), timeout=task.timeout)
         future.add_done_callback(lambda future: events.put((event, task, future)))
 
     def worked(task: Task, value, failure: str | None) -> None:
@@ -305,26 +304,23 @@ def _read(rows: Iterable, events: queue.SimpleQueue, room: threading.Semaphore) 
 
 
 def _pool(jobs: int, preload: Iterable[str]):
-    from concurrent.futures.process import BrokenProcessPool
     from multiprocessing import forkserver, resource_tracker
+
+    from avtools.engine.pool import Pool
 
     context = multiprocessing.get_context("forkserver")
     # what the fork server has loaded, no worker loads again
-    context.set_forkserver_preload(["pebble", "avtools.engine.local", *preload])
+    context.set_forkserver_preload(["avtools.engine.local", *preload])
     # The fork server and its tracker start with Ctrl-C blocked: it reaches the whole group, and they end with us.
     # SIGUSR2 asks a training to end, and clusters send it to all processes of a job.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR2})
     resource_tracker.ensure_running()
     pool = None
     try:
-        forkserver.ensure_running()  # it loads the codecs while we load the pool
-        from pebble import ProcessPool
-
-        pool = ProcessPool(jobs, TASKS_PER_WORKER, initializer=_begin, context=context)
-        pool.schedule(int)  # starts the workers while the first rows are read
-    except (BrokenProcessPool, OSError) as error:
-        reason = error.__cause__ or error
-        raise FatalError(f"worker processes cannot be started ({reason}); check TMPDIR, ulimit -n, ulimit -u") from None
+        forkserver.ensure_running()
+        pool = Pool(jobs, TASKS_PER_WORKER, _begin, context)
+    except (EOFError, OSError) as error:
+        raise FatalError(f"worker processes cannot be started ({error}); check TMPDIR, ulimit -n, ulimit -u") from None
     finally:
         try:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGUSR2})  # one that is pending is raised here
@@ -347,14 +343,6 @@ def _begin() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _call_pickled(payload: bytes) -> tuple[str, object]:
-    try:
-        function, arguments = pickle.loads(payload)
-    except RecursionError:
-        return "row", "a cell is nested too deeply"
-    return _call(function, arguments)
 
 
 def _call(function: Callable, arguments: tuple) -> tuple[str, object]:
@@ -380,20 +368,24 @@ def _result(future, task: Task) -> tuple[str, object]:
     from concurrent.futures import TimeoutError
     from concurrent.futures.process import BrokenProcessPool
 
-    from pebble import ProcessExpired
+    from avtools.engine.pool import WorkerDied
 
     try:
         return future.result()
     except TimeoutError:
         return "row", f"{task.label}: took longer than {task.timeout:g} s; --timeout SECONDS allows more"
-    except ProcessExpired as error:
-        code = error.exitcode or 0
+    except WorkerDied as error:
+        code = error.exitcode
         if code == -signal.SIGKILL:
             return "row", f"{task.label}: its worker was killed (out of memory?); fewer --jobs leave more for each"
         ended = signal.Signals(-code).name if code < 0 else f"status {code}"
         return "row", f"{task.label}: crashed its worker ({ended}); the file may be damaged"
     except BrokenProcessPool as error:
         return "fatal", f"worker processes cannot be started ({error})"
+    except RecursionError:
+        return "row", f"{task.label}: a cell is nested too deeply"
+    except Exception as error:  # what the function returned cannot be sent
+        return "bug", f"{type(error).__name__}: {error}"
 
 
 def _value(result: tuple[str, object], task: Task) -> tuple[object, str | None]:

@@ -19,9 +19,9 @@ from concurrent.futures import wait
 
 import numpy as np
 import torch
-from pebble import ProcessExpired
 
 from avtools.engine import cpus, local
+from avtools.engine.pool import WorkerDied
 from avtools.errors import FatalError, UsageError
 from avtools.identity import identity, is_dead
 from avtools.system import System
@@ -254,7 +254,7 @@ class Loader:
                     break
             if self._stop.is_set():
                 return {}, draw, key, number
-            if not again and isinstance(future.exception(), ProcessExpired):  # maybe a signal to the whole job, not the file
+            if not again and isinstance(future.exception(), WorkerDied):  # maybe a signal to the whole job, not the file
                 again, future = True, self._schedule(row, draw)
                 continue
             kind, value = local._result(future, _Label(f"row {number + 1} ({key})", self.timeout))
