@@ -377,6 +377,7 @@ def test_bad_rows_are_told_one_by_one(done):
     assert "v/talk.mp4: its caption has" in done[2].stderr and "the network reads 24" in done[2].stderr
 
 
+@pytest.mark.long
 def test_only_what_is_missing_is_made(done):
     avtools, line, run = done
     before = files(avtools.folder / "out")

@@ -128,6 +128,7 @@ def pooled(folder: pathlib.Path) -> list[pathlib.Path]:
     return found
 
 
+@pytest.mark.long
 def test_stage_2_by_the_workflow_on_synthetic_clips_without_weights(avtools, monkeypatch):
     monkeypatch.chdir(avtools.folder)
     avtools("synth", "-n", "3", "--seconds", "1", "-d", "toys", "-o", "toys.csv")

@@ -169,6 +169,7 @@ def test_a_row_by_hand_and_other_options_give_others(trained, clips, tmp_path):
     assert all(not np.array_equal(found[0], other) for other in found[1:])
 
 
+@pytest.mark.long
 def test_what_is_refused(clips, tmp_path, trained):
     done = program("sample", "avsyncd", clips / "some.csv", "-d", tmp_path, status=3)
     assert "Google Drive" in done.stderr and "Traceback" not in done.stderr

@@ -277,6 +277,7 @@ def test_scores_are_what_the_towers_say(small, clips, weights, towers):
             assert float(row[column]) == pytest.approx(float(alone[column]), abs=2e-6), column
 
 
+@pytest.mark.long
 def test_protocol_javisbench_is_as_published(small, clips, weights, towers):
     clips = "".join(clips.splitlines(keepends=True)[:2])
     (row,) = rows(small("score", ",".join(METRICS), "--protocol", "javisbench", "--weights", weights, "-j1", input=clips))
@@ -299,6 +300,7 @@ def test_protocol_javisbench_is_as_published(small, clips, weights, towers):
     assert all(abs(float(right[name]) - float(row[name])) > 1e-5 for name in ("ib_av", "ib_ta", "avhscore", "javisscore")) and right["ib_tv"] == row["ib_tv"]
 
 
+@pytest.mark.long
 def test_pairs_that_need_no_text_are_judged_without(small, clips, weights):
     wordless = "".join(",".join([line.split(",")[0], line.split(",")[3]]) for line in clips.splitlines(keepends=True))
     done = small("score", "imagebind", "--set", "pairs=av", "--weights", weights, "-j1", input=wordless)
@@ -346,6 +348,7 @@ def test_extractors_are_known_by_their_settings_and_travel():
     assert len(frames) == 1  # seen once for both
 
 
+@pytest.mark.long
 def test_controls_hear_other_sounds(small, clips, weights):
     done = small("score", "javisscore,imagebind", "--weights", weights, "--canary", "--summary", "c.json", "-j1", input=clips)
     told = json.loads((small.folder / "c.json").read_text())

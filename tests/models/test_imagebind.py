@@ -335,6 +335,7 @@ def rows(done) -> list[dict]:
     return list(csv.DictReader(io.StringIO(done.stdout)))
 
 
+@pytest.mark.long
 def test_scores_are_what_the_towers_say(small, clips, weights, towers):
     done = small("score", "ia,it", "--weights", weights, "--summary", "s.json", "-j2", input=clips)
     told = json.loads((small.folder / "s.json").read_text())

@@ -121,6 +121,7 @@ def test_a_row_scores_what_the_whole_model_gives(model, folder, media):
     assert made["pe_ta"] == pytest.approx(float(cosine(wanted.audio_embeds, wanted.text_audio_embeds)[1]), abs=1e-4)
 
 
+@pytest.mark.long
 def test_batches_do_not_matter(folder):
     random = np.random.default_rng(0)
     given = {
