@@ -4,6 +4,7 @@ The file's metadata hold one JSON object: this format's version and the encoders
 (`System.encoder_facts`), which whoever reads the file compares with its own.
 """
 
+import contextlib
 import functools
 import json
 
@@ -28,22 +29,38 @@ def write(path, arrays: dict, facts: dict[str, str]) -> None:
         file.write(save(whole, {"avtools": text}))
 
 
-def read(path, facts: dict[str, str] | None = None) -> dict:
+def read(path, facts: dict[str, str] | None = None, whole: bool = True) -> dict:
     """The arrays of a features file.
 
-    MediaError where it is none or damaged, or where its encoders are not those of `facts` (None: any will do).
+    MediaError where it is none or damaged, or where its encoders are not those of `facts` (None: any will do; not `whole`: it may
+    tell more than those).
     """
+    with _opened(path) as (file, found):
+        if facts is not None and not whole:
+            found = {name: found[name] for name in facts if name in found}
+        if facts is not None and found != facts:
+            raise MediaError(f"{path}: made by other encoders ({_difference(found, facts)}); {REMEDY}")
+        return {name: file.get_tensor(name) for name in file.keys()}
+
+
+def told(path) -> dict[str, str]:
+    """What a features file says of the encoders that made it; MediaError where it is none or damaged."""
+    with _opened(path) as (_, found):
+        return dict(found)
+
+
+@contextlib.contextmanager
+def _opened(path):
+    """(the open file, its encoders' facts)."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "numpy") as file:
-            told = json.loads((file.metadata() or {})["avtools"])
-            version, found = told["version"], told["encoder"]
+            both = json.loads((file.metadata() or {})["avtools"])
+            version, found = both["version"], both["encoder"]
             if version != VERSION:
                 raise MediaError(f"{path}: features of format {version}, and this program reads {VERSION}; {REMEDY}")
-            if facts is not None and found != facts:
-                raise MediaError(f"{path}: made by other encoders ({_difference(found, facts)}); {REMEDY}")
-            return {name: file.get_tensor(name) for name in file.keys()}
+            yield file, found
     except OSError as error:
         raise MediaError(f"{path}: cannot be read ({error.strerror or error}); check the path") from None
     except (SafetensorError, KeyError, TypeError, ValueError):

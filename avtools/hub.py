@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import difflib
 import errno
+import fcntl
 import fnmatch
 import functools
 import glob
@@ -25,6 +26,7 @@ WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".json")
 OWN_FILES = ("config.json", "model.safetensors", "ema.safetensors")  # our own checkpoint folder
 BESIDE = ("codec.safetensors", "clip.safetensors", "sound.safetensors")  # frozen parts that may lie in it; no pattern, which would fetch whole repositories
 MAIN = "main"  # what the part '' is called where it needs a name
+LARGE = 64 << 20  # bytes of files whose digests are worth keeping
 DEPTH = 16  # of nested mappings in a checkpoint; a pickle may hold one that contains itself
 
 _PART = re.compile(r"([a-z0-9_-]+)=(.*)", re.DOTALL)
@@ -444,6 +446,31 @@ def digest(path: str | os.PathLike) -> str:
 
 @functools.cache
 def _digest(path: str, size: int, time: int) -> str:
+    """Of large files it is kept in the user's cache, for the next process and for the other ranks, which wait for the first."""
+    if size < LARGE:
+        return _hashed(path)
+    status = os.stat(path)
+    identity = f"{path}\0{size}\0{time}\0{status.st_ctime_ns}\0{status.st_dev}\0{status.st_ino}"  # nothing sets the time of change by hand
+    folder = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "avtools", "digests")
+    try:
+        os.makedirs(folder, exist_ok=True)
+        kept = open(os.path.join(folder, hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:32]), "a+")
+    except OSError:  # no home, or one that is not to be written: it works without
+        return _hashed(path)
+    with kept:
+        with contextlib.suppress(OSError):  # a disk that knows no locks
+            fcntl.flock(kept, fcntl.LOCK_EX)
+        kept.seek(0)
+        if not re.fullmatch(r"[0-9a-f]{16}", found := kept.read(17)):
+            found = _hashed(path)
+            with contextlib.suppress(OSError):
+                kept.truncate(0)
+                kept.write(found)
+                kept.flush()
+    return found
+
+
+def _hashed(path: str) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 

@@ -18,6 +18,7 @@ from avtools.rows.keys import PLACEHOLDER, key_of, path_of
 
 BATCH_SIZE = 8  # where the system's configuration says nothing
 PRECISIONS = ("fp32", "bf16", "fp16")
+MERGED = {"stem_path": "stem_paths", "query": "queries"}  # of rows that are one with --group-by: a column of each -> that of all, a list
 HAND = {"video": "path", "image": "image_path", "audio": "audio_path", "text": "text"}  # option -> column
 
 
@@ -46,11 +47,52 @@ def row_by_hand(given: dict[str, str | None]) -> dict | None:
     return row or None
 
 
-def work(system, weights, given: dict, *, samples: int = 1, batch_size: int | None = None, seed: int = 0, key: str | None = None, precision: str = "fp32", mux: bool = False, row: dict | None = None):
+def grouped(inputs, from_format: str | None, column: str):
+    """`records` of a Work: consecutive rows of a table with the same `column` as one, see :func:`merged`."""
+    from avtools import rows
+
+    def records(stdin):
+        source = rows.open_rows(inputs, from_format, stdin=stdin)
+        if source.format != "jsonl" and column not in source.columns:
+            raise UsageError(f"--group-by {column}: the table has no such column (it has: {', '.join(source.columns) or 'none'})")
+        header = list(dict.fromkeys(MERGED.get(name, name) for name in source.columns))
+        header += ["id"] * (not {"relpath", "id"} & set(header))
+        return header, source.format, (merged(group, column) for group in rows.consecutive_groups(source, column))
+
+    return records
+
+
+def merged(group: list, column: str):
+    """Records of one group -> one record: what all rows say alike, and lists of what :data:`MERGED` names; other cells become empty.
+
+    A row that came with an `error` makes all of them one that did.  The key is that of the rows where they have one in common, else
+    the group's.
+    """
+    from avtools.rows import Record
+
+    rows_ = [record.row for record in group]
+    names = dict.fromkeys(name for row in rows_ for name in row)
+    row = {name: rows_[0].get(name) if all(one.get(name) == rows_[0].get(name) for one in rows_) else "" for name in names if name not in MERGED}
+    for one, all_ in MERGED.items():
+        cells = [one_row[one] for one_row in rows_ if one_row.get(one) not in (None, "")]
+        if cells:
+            row[all_] = cells
+    if not row.get("relpath") and not row.get("id") and row.get(column) not in (None, ""):
+        row["relpath" if "relpath" in row and "id" not in row else "id"] = str(row[column])
+    faults = [one_row["error"] for one_row in rows_ if one_row.get("error")]
+    if faults:
+        row["error"] = faults[0]
+    return Record(row, group[0].origin)
+
+
+def work(
+    system, weights, given: dict, *, samples: int = 1, batch_size: int | None = None, seed: int = 0, key: str | None = None,
+    precision: str = "fp32", mux: bool = False, row: dict | None = None, records=None,
+):  # fmt: skip
     """The :class:`avtools.stream.Work` of sampling from `system` (an `avtools.system.System`).
 
     `given`: steps, guidance, scheduler.  `samples` of each row; `key`: the column of the rows' keys.  `row`: one
-    made by hand, in place of a table.
+    made by hand, in place of a table; `records`: those of :func:`grouped`.
     """
     from avtools.rows import Record
     from avtools.stream import Work
@@ -76,15 +118,14 @@ def work(system, weights, given: dict, *, samples: int = 1, batch_size: int | No
     }
     size = batch_size or configured_batch(system.config) or BATCH_SIZE
     columns = ["generated_audio_path"] * sound + ["generated_path"] * (picture or mux) + [*system.sets] + ["group"] * (samples > 1)
-    records = None
     if row is not None:
         records = lambda stdin: (list(row), "csv", [Record(row, "options")])  # noqa: E731
     return Work(
-        item,
+        item if sound or picture else unwritten,
         options,
         columns=columns,
         needs=system.needs,
-        wants=wants,
+        wants=wants if sound or picture else None,
         operation=f"sample-{system.name}/1",
         identity={"options": plain, "config": config_digest(system.config), "weights": system.weights_digest(weights), "seed": seed, "precision": precision},
         model=Model(functools.partial(_load, system, weights, precision, plain), size, finish),
@@ -120,7 +161,7 @@ def _load(system, weights, precision: str, options: dict):
     def generate(items: list[dict]) -> list[dict]:
         with torch.inference_mode():
             made = system.generate([item["condition"] for item in items], [item["seed"] for item in items], options)
-        return [{**result, "index": item["index"], "cells": item["cells"]} for item, result in zip(items, made, strict=True)]
+        return [{**result, "index": item["index"], "cells": {**item["cells"], **result.get("cells", {})}} for item, result in zip(items, made, strict=True)]
 
     return generate
 
@@ -134,13 +175,31 @@ def sources(row: dict, columns: tuple[str, ...]) -> tuple[tuple[str, ...], dict[
     for column in columns:
         if row.get(column) in (None, ""):
             continue
-        if column != "path" and not column.endswith("_path"):
+        if column.endswith("_paths"):
+            files += listed(row, column)
+        elif column != "path" and not column.endswith("_path"):
             cells[column] = str(row[column])
         elif os.path.basename(path_of(row, column)) != PLACEHOLDER:
             files.append(row[column])
     if not files and not cells:
         raise RowError(f"the row has none of {', '.join(columns)}")
     return tuple(dict.fromkeys(files)), cells
+
+
+def listed(row: dict, column: str) -> list[str]:
+    """The texts of a cell that is a list, or a JSON list; a text by itself is one.  RowError where it holds anything else."""
+    value = row.get(column)
+    if value in (None, "", []):
+        return []
+    if isinstance(value, str) and value.lstrip()[:1] == "[":
+        try:
+            value = json.loads(value)
+        except ValueError:
+            pass  # a text that begins with a bracket
+    several = value if isinstance(value, list) else [value]
+    if not all(isinstance(one, str) and one and "\0" not in one for one in several):
+        raise RowError(f"column {column}: {str(value)[:80]!r} is no list of texts")
+    return several
 
 
 def stem(row: dict, files: tuple[str, ...]) -> str:
@@ -190,7 +249,7 @@ def wants(row: dict, options: dict) -> list[Want]:
 def item(row: dict, maker, options: dict) -> Items:
     """The samples of a row that have to be generated, each with the row's condition and its own seed."""
     kinds = [kind for kind in ("sound", "picture") if options[kind]]
-    missing = [k for k in range(options["samples"]) if not all(maker.reusable(f"{kind} {k}") for kind in kinds)]
+    missing = [k for k in range(options["samples"]) if not kinds or not all(maker.reusable(f"{kind} {k}") for kind in kinds)]
     if not missing:
         return Items([])
     condition, plain, per_sample = options["condition"], options["plain"], options["per_sample"]
@@ -204,6 +263,11 @@ def item(row: dict, maker, options: dict) -> Items:
     return Items(items)
 
 
+def unwritten(row: dict, options: dict) -> Items:
+    """As :func:`item`, where cells are all that is made."""
+    return item(row, None, options)
+
+
 def finish(row: dict, results: list[dict], maker, options: dict):
     """Write what was generated of a row; what needed no generating is there."""
     made = {result["index"]: result for result in results}
@@ -214,7 +278,7 @@ def finish(row: dict, results: list[dict], maker, options: dict):
 def _write(k: int, row: dict, result: dict | None, maker, options: dict) -> dict:
     from avtools.media import video
 
-    cells = {}
+    cells = dict(result["cells"]) if result is not None and not (options["sound"] or options["picture"]) else {}  # no file that keeps them
     if result is not None:
         _check(result, options)
 

@@ -19,10 +19,11 @@ class System:
     licence: ClassVar[str]  # of the released weights
     released_run: ClassVar[bool] = False  # whether real released weights were ever run
     parts: ClassVar[tuple[Part, ...]] = ()  # what it may download
-    makes: ClassVar[tuple[str, ...]] = ("sound",)  # of "sound" and "picture": what sampling writes
+    makes: tuple[str, ...] = ("sound",)  # of "sound" and "picture": what sampling writes
     needs: ClassVar[tuple[str, ...]] = ("path",)  # columns of which a sampled row has at least one
     reads: tuple[str, ...] = ()  # the columns on which a sampled row's outputs depend; none: `needs`
-    sets: ClassVar[tuple[str, ...]] = ()  # columns that sampling sets beside those of its files: the condition's "cells"
+    sets: tuple[str, ...] = ()  # columns that sampling sets beside those of its files: the condition's "cells", or a result's
+    groups: ClassVar[bool] = False  # whether a sampled row has several sources, each with a place: --group-by, --layout, --box (`given` of sample_options)
     clip_per_sample: ClassVar[bool] = False  # sample k of several has its own condition: options then hold `sample` and `samples`
     encodes: tuple[str, ...] = ()  # the columns on which a row's features depend; none: `reads`
     Config: ClassVar[type]  # a dataclass; its field `train` is an avtools.training.config.Train
@@ -89,6 +90,12 @@ class System:
         """What a checkpoint holds of :attr:`trainable` (adapters only, say); None for all of it."""
         return None
 
+    def published_rate(self, step: int, total: int) -> float:
+        """The share of the learning rate at `step` (from 0) of `total` where train.schedule is "published"."""
+        from avtools.errors import UsageError
+
+        raise UsageError(f"schedule 'published': {self.name} has none of its own; constant, linear or cosine")
+
     def loss_weight(self, batch: dict) -> float:
         """How much a micro-batch counts against others of its step (accumulation, ranks): its size, tokens, ..."""
         return float(len(batch["draws"]))
@@ -138,7 +145,8 @@ class System:
 
     def generate(self, items: list[dict], seeds: list[int], options: dict) -> list[dict]:
         """One result per item: {"sound": (samples, channels) float32 within [-1, 1], "rate": Hz} and/or
-        {"frames": (T, H, W, 3) uint8, "fps": Fraction}.  The draws of a result come from its seed alone."""
+        {"frames": (T, H, W, 3) uint8, "fps": Fraction}; maybe "cells" of :attr:`sets`, all there is where :attr:`makes` is empty.
+        The draws of a result come from its seed alone."""
         raise NotImplementedError
 
     # --- features ----------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ def command(shared, system, parts):
     by_hand = [part for part in known if part.source and not part.source.startswith("hf:")]
     if not parts and [part for part in wanted if part not in by_hand]:
         wanted = [part for part in wanted if part not in by_hand]
-    lines = [f"{part.name or hub.MAIN}: is not on the hub; get it by hand from {part.source}" for part in by_hand]
+    lines = [f"{part.name or hub.MAIN}{' (optional)' if part.optional else ''}: is not on the hub; get it by hand from {part.source}" for part in by_hand]
     return Work(as_it_is, records=lambda stdin: (list(COLUMNS), "csv", _fetched(system, wanted)), inline=True, report=lambda: lines)
 
 

@@ -15,6 +15,7 @@ WAIT_S = 10  # for the first byte of a table through a pipe that a job may hold 
 @click.option("--preset", metavar="NAME", help="Begin with the settings of this preset ('avtools systems' lists them; default: those of RUN, else the system's); tiny trains on a CPU in minutes.")
 @click.option("--config", "file", metavar="FILE", type=Files("json"), help="Then take the settings of this JSON file (such as RUN/config.json).")
 @click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="Then this setting; the value is JSON or text (lr=1e-4, unet.layers_per_block=1).")
+@click.option("--prompt-pool", metavar="FILE", type=Files("txt"), help="Instructions to ask the system's language model with, one a line (default: the system's).")
 @click.option("--weights", metavar="[PART=]SOURCE", multiple=True, help="Frozen parts: a file, a folder, or hf:OWNER/NAME[@REVISION].")
 @click.option("--init", metavar="[PART=]SOURCE", multiple=True, help="Start the trained part from these weights.")
 @click.option("--valid", metavar="TABLE", type=Files(*TABLES), help="Rows to validate on.")
@@ -85,6 +86,7 @@ def command(ctx, system, inputs, run, preset, file, sets, weights, init, valid, 
         settings.append(f"train.precision={given['precision']}")
     if given["save_best"]:
         settings.append(f"train.save_best={given['save_best']}")
+    settings += config.option("prompt-pool", kind, "prompt_pool", given["prompt_pool"])
     if milestones:
         try:
             settings.append(f"train.milestones={sorted(int(part) for part in milestones.split(','))}")

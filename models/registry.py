@@ -11,6 +11,9 @@ SYSTEMS: dict[str, str] = {
     "audiosep": "avtools.models.audiosep.system:AudioSep",
     "avsync": "avtools.models.avsync.system:AvSync",
     "avsyncd": "avtools.models.avsyncd.system:AvSyncD",
+    "vatt": "avtools.models.vatt.system:Vatt",
+    "vatt-audio": "avtools.models.vatt.system:VattAudio",
+    "vatt-converter": "avtools.models.vatt.system:VattConverter",
     "vta-ldm": "avtools.models.vta_ldm.system:VtaLdm",
 }
 COMMANDS: dict[str, str] = {

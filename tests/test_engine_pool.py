@@ -66,6 +66,17 @@ def test_one_that_is_killed_while_it_waits_is_replaced_and_no_task_is_blamed(poo
     assert [pool.schedule(odd.double, (k,)).result(60) for k in range(8)] == [2 * k for k in range(8)]
 
 
+def test_a_signal_to_the_whole_job_costs_at_most_what_they_were_doing(pool):
+    """The fork server is ended by it too; a new one takes its place."""
+    from multiprocessing import forkserver
+
+    pool.schedule(odd.double, (1,)).result(60)
+    for _ in range(3):
+        for pid in (forkserver._forkserver._forkserver_pid, *(worker.process.pid for worker in pool._workers)):
+            os.kill(pid, signal.SIGTERM)
+        assert [pool.schedule(odd.double, (k,)).result(60) for k in range(8)] == [2 * k for k in range(8)]
+
+
 def test_those_that_cannot_begin_are_given_up():
     context = multiprocessing.get_context("forkserver")
     pool = Pool(2, 0, odd.die, context)

@@ -618,3 +618,31 @@ def test_config_of(tmp_path):
         (folder / "config.json").write_bytes(content.encode("latin1"))
         assert str(folder / "config.json") in fails("broken|not the configuration", hub.config_of, folder)
     fails("No such file", hub.config_of, tmp_path / "b")
+
+
+def test_digests_of_large_files_are_kept_for_other_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "LARGE", 1000)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    read = []
+    whole = hub._hashed
+    monkeypatch.setattr(hub, "_hashed", lambda path: read.append(path) or whole(path))
+    small, large = tmp_path / "small.bin", tmp_path / "large.bin"
+    small.write_bytes(b"a" * 999)
+    large.write_bytes(b"a" * 1000)
+
+    def another_process(path):
+        hub._digest.cache_clear()
+        return hub.digest(path)
+
+    assert another_process(large) == another_process(large) == hashlib.sha256(b"a" * 1000).hexdigest()[:16] and len(read) == 1
+    assert another_process(small) == another_process(small) and len(read) == 3
+    (kept,) = (tmp_path / "cache/avtools/digests").iterdir()
+    kept.write_text("cut")  # by a full disk, say
+    assert another_process(large) == another_process(large) == hashlib.sha256(b"a" * 1000).hexdigest()[:16] and len(read) == 4
+    times = large.stat()
+    large.write_bytes(b"b" * 1000)
+    os.utime(large, ns=(times.st_atime_ns, times.st_mtime_ns))  # of the same size and time
+    assert another_process(large) == hashlib.sha256(b"b" * 1000).hexdigest()[:16] and len(read) == 5
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # no folder can be made there
+    assert another_process(large) == another_process(large) and len(read) == 7

@@ -100,3 +100,20 @@ def test_the_avsync_workflow_plans_every_stage():
     released = plan("DATA=AVSync15", "JUDGE_DATA=VGGSS", "WEIGHTS=w", "JUDGE=j", "METRICS=fvd,fid")
     assert 'import avsyncd "AVSync15"' in released and 'import avsyncd "VGGSS"' in released and " train avsync" not in released
     assert '--weights "w"' in released and '--weights "avsync=j"' in released and "score fvd,fid" in released
+
+
+def test_the_vatt_workflow_plans_every_stage():
+    def plan(*variables):
+        done = subprocess.run(["make", "-n", "-f", "workflows/vatt.mk", "OUT=/nowhere", *variables], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    small = plan("SYNTH=24", "PRESET=tiny", "NPROC=2")
+    stages = ("avtools synth -n 24", "features vatt", "--preset tiny --set stage=proj", "--preset tiny --set stage=lora", '--init "/nowhere/proj"', "--preset tiny --set stage=2")
+    for stage in (*stages, '--init "/nowhere/stage1"', "torchrun --nproc-per-node 2 -m avtools sample vatt", '--weights "converter=/nowhere/lora"', "score onset-f1,av-align"):
+        assert stage in small
+    whole = plan("CLIPS=c", "CAPTIONS=t.csv", "LANGUAGE=vicuna", "EVA=e", "CODEC=k", "POOL=p.txt")
+    for stage in ("--preset llama-lora", "--preset llama-stage2", '--weights "language=vicuna" --prompt-pool "p.txt"', '--weights "eva02=e" --weights "codec=k"', "--take audio_text"):
+        assert stage in whole
+    released = plan("CLIPS=c", "WEIGHTS=w.ckpt", "LANGUAGE=vicuna", "PROMPT=self")
+    assert '--weights "w.ckpt"' in released and " train " not in released.replace("split/train", "") and "converter=" not in released and "sampling.prompt=self" in released

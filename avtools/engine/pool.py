@@ -171,15 +171,20 @@ class Pool:
         self._start()
 
     def _start(self) -> None:
-        ours, theirs = self.context.Pipe()
-        try:
-            process = self.context.Process(target=_work, args=(theirs, self.begin), daemon=True)
-            process.start()
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
+        for patience in (0.05, 0.2, 0.5, 1.0, None):
+            ours, theirs = self.context.Pipe()
+            try:
+                process = self.context.Process(target=_work, args=(theirs, self.begin), daemon=True)
+                process.start()
+                break
+            except BaseException as error:
+                ours.close()
+                # A signal to the whole job ends the fork server too, which may be asked while it is ending.
+                if patience is None or not isinstance(error, (EOFError, ConnectionError)):
+                    raise
+                time.sleep(patience)
+            finally:
+                theirs.close()
         self._workers.append(_Worker(process, ours))
 
     def _give_up(self, error: Exception) -> None:

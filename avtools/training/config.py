@@ -21,7 +21,7 @@ class Train:
     max_steps: int | None = None  # updates
     epochs: float | None = None  # passes over the table; the shorter of the two ends the run
     lr: float = 1e-4  # learning rate after warm-up
-    schedule: str = "constant"  # constant | linear | cosine: from lr to 0 at the run's last step
+    schedule: str = "constant"  # constant | linear | cosine: from lr to 0 at the run's last step | published: the system's own, if it has one
     warmup_steps: int = 0  # from 0 to lr
     betas: list = dataclasses.field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8
@@ -79,6 +79,18 @@ def set_all(config, sets: Iterable[str]) -> None:
         except ValueError:
             pass  # text without quotes
         set_one(config, name, value, f"--set {text}")
+
+
+def option(name: str, system, field: str, value: Any) -> list[str]:
+    """The setting of `field` that an option --NAME of its own stands for; none where it was not given (None, False).
+
+    UsageError where the configuration of the class `system` has no such field.
+    """
+    if value in (None, False):
+        return []
+    if field not in {one.name for one in dataclasses.fields(system.Config)}:
+        raise UsageError(f"--{name}: {system.name} has nothing of the kind; leave it out")
+    return [f"{field}={json.dumps(value)}"]
 
 
 def merge(config, values: Any, where: str) -> None:

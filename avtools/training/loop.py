@@ -60,8 +60,8 @@ class Trainer:
 
     def _check(self) -> None:
         train = self.train
-        if train.schedule not in ("constant", "linear", "cosine"):
-            raise UsageError(f"schedule {train.schedule!r}: constant, linear or cosine")
+        if train.schedule not in ("constant", "linear", "cosine", "published"):
+            raise UsageError(f"schedule {train.schedule!r}: constant, linear, cosine or published")
         if train.precision not in ("fp32", *AUTOCAST):
             raise UsageError(f"precision {train.precision!r}: fp32, bf16 or fp16")
         for name in ("batch_size", "accumulate", "eval_every", "checkpoint_every", "log_every", "keep"):
@@ -73,6 +73,7 @@ class Trainer:
         if not ends:
             raise UsageError("when does it end? give --max-steps N or --set epochs=N")
         self.total_steps = min(ends)
+        self.rate(0)  # UsageError where the system has no schedule of its own
 
     # --- networks and optimizers ----------------------------------------------------------------------------
 
@@ -121,6 +122,8 @@ class Trainer:
     def rate(self, step: int) -> float:
         """The share of the learning rate that step `step` (from 0) trains with."""
         train = self.train
+        if train.schedule == "published":
+            return self.system.published_rate(step, self.total_steps)
         warm = min(1.0, (step + 1) / train.warmup_steps) if train.warmup_steps else 1.0
         past = (step - train.warmup_steps) / max(1, self.total_steps - train.warmup_steps)
         past = min(1.0, max(0.0, past))

@@ -34,7 +34,7 @@ class Seen:
     features: int = pictures.WIDTH  # width of the encoder's features
     frame_rate: float = pictures.RATE  # of pictures, per second
     frame_size: int = pictures.SIZE  # of pictures, pixels
-    normalise: bool = False  # features to unit length; published ones seem not to be
+    unit_length: bool = False  # features, which published ones seem not to be of
     window: float = 10.0  # seconds of a clip
     random_crop: bool = True  # longer clips: a window from anywhere rather than the first
     language: str = "folder"  # folder: --weights language=DIR | tiny: a small Llama at random (no weights)
@@ -82,6 +82,7 @@ class Config(Seen):
     mask_deviation: float = 0.25
     mask_per_batch: bool = False  # one share for a batch, as published, rather than one for each item
     smoothing: float = 0.1  # of the targets
+    cycle: int = 300_000  # steps after which the published schedule is at 0, however many there are
     condition_dropout: float = 0.1  # share of items trained without condition, for guidance
     states_gb: float = 1.0  # memory for states of the language model that come again
     sampling: Sampling = dataclasses.field(default_factory=Sampling)
@@ -123,9 +124,15 @@ TINY = {
     "language_precision": "fp32",
     "video_tokens_per_second": 4.0,
 }
-PRESETS: dict[str, dict] = {
-    "llama": {"mask_mean": 0.55},  # Vicuna 7B, on one GPU
-    "gemma": {"net": {"condition": 2048}, "train": {"lr": 1e-4}},  # Gemma 2B
+PUBLISHED = {"schedule": "published"}
+PRESETS: dict[str, dict] = {  # the first four as published, but with a masked share and an instruction for each item
+    "llama": {"aligned": False, "mask_mean": 0.55, "train": PUBLISHED},  # Vicuna 7B, stage 1, on one GPU
+    "llama-stage2": {"aligned": False, "mask_mean": 0.55, "stage": 2, "train": {**PUBLISHED, "batch_size": 144, "warmup_steps": 1000}},  # on four
+    "gemma": {"aligned": False, "net": {"condition": 2048}, "train": {**PUBLISHED, "lr": 1e-4}},  # Gemma 2B, on one GPU
+    "gemma-stage2": {
+        "aligned": False, "net": {"condition": 2048}, "stage": 2, "cycle": 600_000,
+        "train": {**PUBLISHED, "batch_size": 16, "warmup_steps": 40_000, "max_steps": 600_000},
+    },
     "tiny": {  # learns on synthetic clips in a few minutes on a CPU
         **TINY,
         "net": {
@@ -145,8 +152,10 @@ PRESETS: dict[str, dict] = {
     },
 }  # fmt: skip
 CONVERTER_PRESETS: dict[str, dict] = {
-    "llama": {},
-    "gemma": {"train": {"batch_size": 72}},
+    "llama": {"train": PUBLISHED},
+    "llama-lora": {"stage": "lora", "train": {**PUBLISHED, "epochs": 6.0}},
+    "gemma": {"train": PUBLISHED},
+    "gemma-lora": {"stage": "lora", "train": {**PUBLISHED, "epochs": 6.0, "batch_size": 72}},
     "tiny": {
         **TINY,
         "stage": "lora",

@@ -1,5 +1,6 @@
 """A row -> the arrays of a training item, a condition or what features are computed of, in worker processes."""
 
+import math
 import os
 
 import numpy as np
@@ -13,11 +14,14 @@ from avtools.training.draws import draw_of
 VIDEO_COLUMNS, SOUND_COLUMNS = clips.VIDEO_COLUMNS, clips.SOUND_COLUMNS
 TEXT_COLUMNS = ("audio_text", "text", "description", "captions")  # of sounds first; the first that is not empty
 PUBLISHED = (".npy", ".h5", ".hdf5")  # features as VATT keeps them
+APART = 0.1  # of a window, by which the features and tokens of a clip may differ in length
+UNLOADED = "pictures are not encoded without EVA02-CLIP: give --weights eva02=FILE, or make features with 'avtools features vatt'"
 AT_ONCE = 60.0  # seconds of pictures that a worker hands over; of longer clips they are read where they are encoded
 
 
-def options_of(config, *, sound: bool, facts: dict | None = None) -> dict:
-    """Plain options for the functions below; `sound`: items hold it; `facts`: of the features that may be used."""
+def options_of(config, *, sound: bool, facts: dict | None = None, encoder: bool = True, training: bool = False) -> dict:
+    """Plain options for the functions below; `sound`: items hold it; `facts`: what features that may be used tell (None: anything);
+    `encoder`: pictures can be encoded, so that rows need no features; `training`: published features must be of a whole window."""
     made = {
         "encoder": config.encoder,
         "width": config.features,
@@ -29,6 +33,8 @@ def options_of(config, *, sound: bool, facts: dict | None = None) -> dict:
         "text_column": config.text_column,
         "sound": sound,
         "facts": facts,
+        "pictures": encoder,
+        "length": frames_of(config) if training else None,
     }
     if sound:
         made |= {"sample_rate": config.sample_rate, "rows": rows_of(config), "peak": config.peak, "levels": config.net.levels, "codes": config.net.codes}
@@ -76,6 +82,8 @@ def _window(row: dict, draw: int, options: dict) -> dict:
         return item | _cached(row, draw, options)
     seconds, start = options["seconds"], 0.0
     path = video_of(row)
+    if not options["pictures"]:
+        raise RowError(f"{path}: the row has no features, and {UNLOADED}")
     if options["random_crop"]:
         latest = int((clips._length(path) - seconds) * options["frame_rate"] + 1e-6)
         start = draw_of(draw, "crop") % (latest + 1) / options["frame_rate"] if latest > 0 else 0.0
@@ -93,6 +101,9 @@ def _cached(row: dict, draw: int, options: dict) -> dict:
     if options["sound"] and tokens is None:
         raise RowError(f"{row['features_path']}: holds no sound tokens; give tokens_path, or make it anew with 'avtools features vatt'")
     frames, begin = options["frames"], 0
+    if options["sound"] and abs(tokens.shape[1] / options["rows"] - len(features) / frames) > APART:
+        lasts = f"{len(features) / frames * options['seconds']:g} s, its sound tokens {tokens.shape[1] / options['rows'] * options['seconds']:g} s"
+        raise RowError(f"{row['features_path']}: features of {lasts}; make them anew with 'avtools features vatt'")
     if options["random_crop"] and len(features) > frames:
         begin = draw_of(draw, "crop") % (len(features) - frames + 1)
     item = {"features": fit(features[begin:], frames), "start": np.array([begin / options["frame_rate"]])}
@@ -112,13 +123,13 @@ def stored(row: dict, options: dict) -> dict:
 
     path = path_of(row, "features_path")
     if path.lower().endswith(PUBLISHED):
-        found = {"features": published.read(path, None, options["width"])}
+        found = {"features": published.read(path, options["length"], options["width"])}
         if options["sound"] and path.lower().endswith(PUBLISHED[1:]):
-            found["tokens"] = published.read_hdf5(path, None, options["width"])[1]
+            found["tokens"] = published.read_hdf5(path, options["length"], options["width"])[1]
     else:
         from avtools import features
 
-        found = features.read(path, options["facts"])
+        found = features.read(path, options["facts"], whole=False)
         if "features" not in found or found["features"].ndim != 2 or found["features"].shape[1] != options["width"]:
             shape = found["features"].shape if "features" in found else "none"
             raise MediaError(f"{path}: features {shape}, not (F, {options['width']}); make it anew with 'avtools features vatt'")
@@ -195,14 +206,24 @@ def waveform(row: dict, start: float, seconds: float, options: dict) -> np.ndarr
 
 def condition(row: dict, options: dict) -> dict:
     """What generating for a row needs: `frames` of the whole clip, or its `features`, or of long clips the `path` alone; `text`;
-    `seconds`, how long the sound shall be."""
+    `seconds`, how long the sound shall be.  FatalError where pictures are to be encoded and the encoder's weights are missing."""
     item = {"text": clips._bytes(text_of(row, options))}
     if row.get("features_path") not in (None, ""):
         features = stored(row, options)["features"]
         seen = any(row.get(column) not in (None, "") and os.path.basename(str(row[column])) != PLACEHOLDER for column in VIDEO_COLUMNS)
         seconds = clips._length(video_of(row)) if seen and os.path.isfile(video_of(row)) else len(features) / options["frame_rate"]
         return item | {"features": features, "seconds": np.float64(min(seconds, len(features) / options["frame_rate"]))}
+    if not options["pictures"]:
+        _seek_encoder()
     return item | _whole(row, options)
+
+
+def _seek_encoder() -> None:
+    """FatalError that tells where EVA02-CLIP was looked for, and how to get it."""
+    from avtools import hub
+    from avtools.models.vatt.features import PART
+
+    hub.locate(None, PART, "vatt")
 
 
 def _whole(row: dict, options: dict) -> dict:
@@ -216,10 +237,9 @@ def _whole(row: dict, options: dict) -> dict:
 def feature_item(row: dict, options: dict) -> dict:
     """The pictures of a whole clip, as :func:`condition` gives them, and its sound, whole windows long."""
     item = _whole(row, options)
-    windows = window_count(float(item["seconds"]), options["seconds"])
-    return item | {"waveform": waveform(row, 0.0, windows * options["seconds"], options)}
+    return item | {"waveform": waveform(row, 0.0, window_count(float(item["seconds"]), options["seconds"]) * options["seconds"], options)}
 
 
-def window_count(seconds: float, window: float) -> int:
-    """Windows one behind the other that cover a clip, the last at least by half."""
-    return max(1, int(seconds / window + 0.5))
+def window_count(length: float, window: float) -> int:
+    """Windows one behind the other that cover a clip."""
+    return max(1, math.ceil(length / window - 1e-3))

@@ -112,8 +112,9 @@ def pictures(path, rate: float = RATE, size: int = SIZE, start: float = 0.0, sec
     from avtools.media.container import best_video, open_input, show
     from avtools.media.probe import skip_others
     from avtools.media.video import shown_frames
+    from avtools.models.vta_ldm.frames import shown_at
 
-    step, begin = 1 / Fraction(rate).limit_denominator(1000), Fraction(start).limit_denominator(1_000_000)
+    begin = Fraction(start).limit_denominator(1_000_000)
     end = None if seconds is None else begin + Fraction(seconds).limit_denominator(1_000_000)
     with open_input(path) as container:
         stream = best_video(container)
@@ -121,27 +122,12 @@ def pictures(path, rate: float = RATE, size: int = SIZE, start: float = 0.0, sec
             raise MediaError(f"{show(path)}: has no picture; give a video")
         skip_others(container, [stream])
         usual = 1 / (stream.average_rate or stream.guessed_rate or Fraction(25))
-        count, shown, last, over = 0, None, Fraction(0), False
-
-        def due(time):
-            """What is shown from the last wanted moment until `time`."""
-            nonlocal count
-            made = None
-            while begin + count * step < (time if end is None else min(time, end)):
-                made = _picture(shown, size) if made is None else made
-                count += 1
-                yield made
-
-        for time, frame in shown_frames(container, stream):
-            if shown is not None:
-                yield from due(time)
-            if end is not None and time >= end:
-                over = True
-                break
-            shown, last = frame, time
-        if shown is not None and not over:
-            yield from due(last + ((shown.duration or 0) * shown.time_base or usual))
-    if not count:
+        before = picture = None
+        for frame in shown_at(shown_frames(container, stream), begin, end, Fraction(rate).limit_denominator(1000), usual):
+            if frame is not before:  # one that stays is made small once
+                before, picture = frame, _picture(frame, size)
+            yield picture
+    if before is None:
         raise MediaError(f"{show(path)}: no picture from {float(begin):g} s on; choose an earlier start")
 
 

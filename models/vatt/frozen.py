@@ -38,6 +38,15 @@ def picture_encoder(config, weights: hub.Weights):
     return made
 
 
+def sees(config, weights: hub.Weights) -> bool:
+    """Whether there is an encoder of pictures: one that needs no weights, or is given, or in the hub's cache."""
+    if config.encoder != "eva02" or weights.get(EVA.name) is not None:
+        return True
+    with contextlib.suppress(FatalError):
+        return bool(hub.locate(None, EVA, SYSTEM))
+    return False
+
+
 def sound_codec(config, weights: hub.Weights):
     """The codec; FatalError or UsageError where it is not the one that the configuration, or a file of codebooks, is made for."""
     if config.codec == "sound-codes":

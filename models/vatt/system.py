@@ -4,15 +4,17 @@
 torch and the networks are imported by the methods: a listing of systems, and workers that read clips, need none.
 """
 
+import dataclasses
 import hashlib
 import pathlib
 import sys
 
 from avtools import hub
-from avtools.errors import FatalError, MediaError, UsageError
+from avtools.errors import FatalError, MediaError, RowError, UsageError
 from avtools.models.vatt import data
 from avtools.models.vatt.config import CODEBOOK, CODEC, CODECS, CONVERTER, CONVERTER_PRESETS, ENCODERS, EVA, LANGUAGE, LANGUAGES, MAIN, PRESETS
 from avtools.models.vatt.config import Config, ConverterConfig
+from avtools.rows import path_of
 from avtools.system import System
 from avtools.training import config as settings
 from avtools.training.draws import draw_of, generator
@@ -42,11 +44,41 @@ class _Seeing(System):
             if not getattr(config, name) > 0:
                 raise UsageError(f"{name} {getattr(config, name):g}: more than 0")
         self.encoder = self.converter = self.device = self.pool = None
+        self._awaited, self._made_by = None, None  # in training on features: what loads the encoder; its digest, as their first file tells it
 
     def _see(self, weights: hub.Weights, device, dtype) -> None:
         from avtools.models.vatt import frozen
 
         self.encoder = frozen.picture_encoder(self.config, weights).to(device, dtype).eval().requires_grad_(False)
+
+    def _see_in_training(self, weights: hub.Weights) -> None:
+        """Load the encoder of pictures; one that would have to be downloaded only where :meth:`check_row` finds a row without features."""
+        import torch
+
+        from avtools.models.vta_ldm.checkpoint import digest_of_module
+
+        half = self.config.train.precision == "bf16" and self.device.type == "cuda"
+
+        def load() -> None:
+            self._see(weights, "cpu", torch.float32)
+            digest_of_module(self.encoder)  # which it keeps: of its values before they are rounded
+            self.encoder.to(self.device, torch.bfloat16 if half else torch.float32)
+            self._awaited = None
+
+        self._awaited = load
+        if self.config.encoder != "eva02" or weights.get(EVA.name) is not None:
+            load()
+
+    def _picture_settings(self) -> dict[str, str]:
+        """What features tell of how pictures were encoded, but for the encoder's digest."""
+        return {name: str(getattr(self.config, name)) for name in ("encoder", "features", "frame_rate", "frame_size", "unit_length")}
+
+    def _picture_facts(self) -> dict[str, str]:
+        """The same with the digest, as far as it is known."""
+        from avtools.models.vta_ldm.checkpoint import digest_of_module
+
+        digest = self._made_by if self.encoder is None else digest_of_module(self.encoder)
+        return self._picture_settings() | ({} if digest is None else {"encoder_digest": digest})
 
     def _read(self, made) -> None:
         """Take a converter, and the instructions that it is asked."""
@@ -73,7 +105,7 @@ class _Seeing(System):
                 found = self.encoder([pictures.float() / 255])[0]
             else:
                 found = torch.cat([self.encoder(part.to(kind) / 255) for part in pictures.split(BATCH)]).float()
-            made.append(functional.normalize(found, dim=1) if self.config.normalise else found)
+            made.append(functional.normalize(found, dim=1) if self.config.unit_length else found)
         return made
 
     def _streamed(self, path: str, seconds: float):
@@ -84,7 +116,7 @@ class _Seeing(System):
 
         config = self.config
         if config.encoder == "eva02":
-            return torch.from_numpy(features.encode(self.encoder, path, rate=config.frame_rate, normalise=config.normalise)).to(self.device)
+            return torch.from_numpy(features.encode(self.encoder, path, rate=config.frame_rate, normalise=config.unit_length)).to(self.device)
         found, at, options = [], 0.0, data.options_of(config, sound=False)
         while at < seconds - 0.5 / config.frame_rate:
             before = min(1, len(found))  # a picture of the minute before: what changed since is a feature
@@ -99,6 +131,8 @@ class _Seeing(System):
 
         made = []
         for item in items:
+            if self.encoder is None and "features" not in item:
+                raise RowError(f"the row has no features, and {data.UNLOADED}")
             if "features" in item:
                 made.append(torch.from_numpy(item["features"]).to(self.device))
             elif "path" in item:
@@ -126,11 +160,17 @@ class _Seeing(System):
         return made
 
     def check_row(self, row: dict) -> None:
+        from avtools import features
+
         if row.get("features_path") in (None, ""):
+            if self._awaited is not None:
+                self._awaited()
             return
         try:
+            if self._awaited is not None and not str(row["features_path"]).lower().endswith(data.PUBLISHED):
+                self._made_by = features.told(path_of(row, "features_path")).get("encoder_digest")
             data.stored(row, self.item_work()[1])
-        except MediaError as error:
+        except (MediaError, RowError) as error:
             raise UsageError(str(error)) from None
 
     def trains_nothing(self):
@@ -146,6 +186,7 @@ class Vatt(_Seeing):
     name = "vatt"
     title = "sound and captions for video through a language model: masked sound tokens, decoded in parallel"
     parts = (MAIN, CONVERTER, LANGUAGE, EVA, CODEC, CODEBOOK)
+    sees = True  # whether pictures can be encoded, so that rows need no features
     makes = ("sound",)
     needs = (*data.VIDEO_COLUMNS, "features_path")
     Config = Config
@@ -162,6 +203,8 @@ class Vatt(_Seeing):
                 raise UsageError(f"{name} {getattr(config, name):g}: a share from 0 to 1")
         if not 0.4 <= config.mask_mean <= 1.5 or not config.mask_deviation > 0:
             raise UsageError(f"mask_mean {config.mask_mean:g}, mask_deviation {config.mask_deviation:g}: a mean about 0.5 to 1, and more than 0")
+        if config.cycle < 1:
+            raise UsageError(f"cycle {config.cycle}: from 1")
         config.net.visual, config.net.visual_rate = (config.features if config.aligned else 0), config.frame_rate
         own = config.sampling
         texts = ((config.text_column,) if config.text_column else data.TEXT_COLUMNS) if own.prompt == "text" and not own.captions else ()
@@ -177,17 +220,18 @@ class Vatt(_Seeing):
 
     @classmethod
     def from_weights(cls, weights: hub.Weights, preset: str | None = None, sets=()) -> "Vatt":
-        source = weights.get("")
-        if source is None:
-            return cls(settings.resolve(Config, PRESETS, preset, None, sets))
-        path = hub.locate(source, MAIN, cls.name)
-        own = _own_folder(path)
-        if own is not None:
-            config = settings.of_checkpoint(own, TRAINED, Config(), preset)
+        from avtools.models.vatt import frozen
+
+        if (source := weights.get("")) is None:
+            config = settings.resolve(Config, PRESETS, preset)
         else:
-            config = _released_config(path, preset)
+            path = hub.locate(source, MAIN, cls.name)
+            own = _own_folder(path)
+            config = _released_config(path, preset) if own is None else settings.of_checkpoint(own, TRAINED, Config(), preset)
         settings.set_all(config, sets)
-        return cls(config)
+        made = cls(config)
+        made.sees = bool(config.layout_clips) or frozen.sees(config, weights)
+        return made
 
     def load(self, weights: hub.Weights, device, dtype) -> None:
         import torch
@@ -197,7 +241,8 @@ class Vatt(_Seeing):
         config, path = self.config, hub.locate(weights.get(""), MAIN, self.name)
         self.device = torch.device(device)
         own, released = _own_folder(path), None
-        self._see(weights, self.device, dtype)
+        if self.sees:
+            self._see(weights, self.device, dtype)
         self.codec = frozen.sound_codec(config, weights)
         if own is not None:
             self.net = _network(config)
@@ -248,7 +293,8 @@ class Vatt(_Seeing):
 
         path = hub.locate(weights.get(""), MAIN, self.name)
         found = [hub.digest(_own_folder(path) or path), *(hub.digest(clip) for clip in self.config.layout_clips)]
-        found += frozen.digests(self.config, weights, (CONVERTER.name, LANGUAGE.name, EVA.name, CODEC.name))
+        found += frozen.digests(self.config, weights, (CONVERTER.name, LANGUAGE.name, *(EVA.name,) * self.sees, CODEC.name))
+        found += frozen.pool_of(self.config) if self.config.prompt_pool else ()
         return hashlib.sha256("\0".join(found).encode()).hexdigest()[:16]
 
     @classmethod
@@ -293,7 +339,7 @@ class Vatt(_Seeing):
         decoding.Settings(**chosen).check()
         drawn = {name.removeprefix("caption_"): getattr(own, name) for name in ("caption_temperature", "caption_top_p", "caption_top_k", "caption_repetition")}
         asked = {"prompt": own.prompt, "captions": own.captions, "overlap": own.overlap, "drawing": {**drawn, "most": own.caption_tokens}}
-        return {**data.options_of(self.config, sound=False), "decoding": chosen, **asked}
+        return {**data.options_of(self.config, sound=False, facts=self._picture_settings(), encoder=self.sees), "decoding": chosen, **asked}
 
     def _states(self, features, instructions: list[str], cut: bool = True) -> list:
         """States (V + T, C) of each item without padding; of (B, F, D) and what is asked.  RowError where that is too long and not `cut`."""
@@ -373,20 +419,22 @@ class Vatt(_Seeing):
         import numpy as np
         import torch
 
-        made, frames = [], data.frames_of(self.config)
+        made, frames, rows = [], data.frames_of(self.config), data.rows_of(self.config)
+        samples = round(self.config.window * self.config.sample_rate)
         for item, features in zip(items, self._seen(items), strict=True):
-            parts = torch.from_numpy(item["waveform"]).unflatten(0, (-1, round(self.config.window * self.config.sample_rate)))
-            tokens = torch.cat([self.codec.encode(part[None].to(self.device))[0] for part in parts], 1)
-            whole = data.fit(features.cpu().numpy(), len(parts) * frames)
-            made.append({"features": whole.astype(np.float16), "tokens": tokens.cpu().numpy().astype(np.int16)})
+            features = data.fit(features.cpu().numpy(), max(frames, len(features)))
+            wave = torch.from_numpy(item["waveform"])
+            whole = data.window_count(len(features), frames) * samples
+            parts = torch.nn.functional.pad(wave, (0, max(0, whole - len(wave))))[:whole].split(samples)
+            tokens = torch.cat([self.codec.encode(part[None].to(self.device))[0] for part in parts], 1)[:, : round(len(features) * rows / frames)]
+            made.append({"features": features.astype(np.float16), "tokens": tokens.cpu().numpy().astype(np.int16)})
         return made
 
     def encoder_facts(self) -> dict[str, str]:
         from avtools.models.vta_ldm.checkpoint import digest_of_module
 
-        names = ("encoder", "features", "frame_rate", "frame_size", "normalise", "codec", "sample_rate", "peak", "window")
-        facts = {name: str(getattr(self.config, name)) for name in names}
-        return facts | {f"{name}_digest": digest_of_module(module) for name, module in (("encoder", self.encoder), ("codec", self.codec))}
+        facts = self._picture_facts() | {name: str(getattr(self.config, name)) for name in ("codec", "sample_rate", "peak", "window")}
+        return facts | {"codec_digest": digest_of_module(self.codec)}
 
     # --- it does not train -----------------------------------------------------------------------------------
 
@@ -402,6 +450,7 @@ class VattAudio(Vatt):
 
     name = TRAINED
     title = "VATT's sound model in training: masked sound tokens from a language model's states and the picture"
+    parts = (dataclasses.replace(MAIN, optional=True), CONVERTER, LANGUAGE, EVA, CODEC, CODEBOOK)
 
     def build(self, weights: hub.Weights, init: hub.Weights, device) -> None:
         import torch
@@ -416,8 +465,7 @@ class VattAudio(Vatt):
         if config.net.layout == "legacy":
             _say("net.layout=legacy scrambles which token a row predicts; it is for released weights")
         self.device = torch.device(device)
-        half = config.train.precision == "bf16" and self.device.type == "cuda"
-        self._see(weights, self.device, torch.bfloat16 if half else torch.float32)
+        self._see_in_training(weights)
         self.codec = frozen.sound_codec(config, weights)
         self._read(frozen.the_converter(config, weights, self.device))
         if self.converter.width != config.net.condition:
@@ -447,7 +495,8 @@ class VattAudio(Vatt):
         return self.net
 
     def item_work(self):
-        return data.training_item, data.options_of(self.config, sound=True, facts=self.encoder_facts() if self.codec is not None else None)
+        facts = self.encoder_facts() if self.codec is not None else None
+        return data.training_item, data.options_of(self.config, sound=True, facts=facts, encoder=self.encoder is not None, training=True)
 
     def item_is_fixed(self) -> bool:
         return not self.config.random_crop and not self.config.splice
@@ -485,9 +534,9 @@ class VattAudio(Vatt):
                 for *one, plan, other in zip(features, tokens, plans, others, strict=True)
             ]
             features = torch.stack([one for one, _ in changed])
-            keys = [
-                None if plan.cut or plan.roll else (train, key, start, plan.instruction)
-                for plan, key, start in zip(plans, batch["keys"], batch["start"], strict=True)
+            keys = [  # rows by number: keys may come again
+                None if plan.cut or plan.roll else (train, number, start, plan.instruction)
+                for plan, number, start in zip(plans, batch["numbers"], batch["start"], strict=True)
             ]
             states = [self.states.get(key) for key in keys]
             new = [k for k, one in enumerate(states) if one is None]
@@ -509,6 +558,11 @@ class VattAudio(Vatt):
         from avtools.models.vatt import training
 
         return training.figures(module, batch, self.config)
+
+    def published_rate(self, step: int, total: int) -> float:
+        from avtools.models.vatt import masking
+
+        return masking.audio_rate(step, self.config.train.warmup_steps, self.config.cycle)
 
     def shard_units(self) -> list[type]:
         from avtools.models.vatt.attention import Block
@@ -545,8 +599,7 @@ class VattConverter(_Seeing):
         init.check(("",), "--init")
         weights.check(part.name for part in self.parts)
         config, self.device = self.config, torch.device(device)
-        half = config.train.precision == "bf16" and self.device.type == "cuda"
-        self._see(weights, self.device, torch.bfloat16 if half else torch.float32)
+        self._see_in_training(weights)
         made = frozen.the_converter(config, weights, self.device, merge=False, given=False)
         if (source := init.get("")) is not None:
             folder = frozen._run(source)
@@ -571,10 +624,15 @@ class VattConverter(_Seeing):
         return {name: value for name, value in self.converter.state_dict().items() if name.startswith("video_proj.") or ".lora_" in name}
 
     def item_work(self):
-        return data.caption_item, data.options_of(self.config, sound=False)
+        return data.caption_item, data.options_of(self.config, sound=False, facts=self.encoder_facts(), encoder=self.encoder is not None, training=True)
 
     def item_is_fixed(self) -> bool:
         return not self.config.random_crop
+
+    def published_rate(self, step: int, total: int) -> float:
+        from avtools.models.vatt import masking
+
+        return masking.converter_rate(step, self.config.train.warmup_steps, total)
 
     def prepare(self, batch: dict, train: bool) -> dict:
         import random
@@ -618,12 +676,10 @@ class VattConverter(_Seeing):
 
     @staticmethod
     def condition(row: dict, options: dict) -> dict:
-        from avtools.errors import RowError
-
         raise RowError("vatt-converter makes nothing")
 
     def encoder_facts(self) -> dict[str, str]:
-        return {}
+        return self._picture_facts()
 
 
 # --- files ---------------------------------------------------------------------------------------------------------------

@@ -85,7 +85,8 @@ def read_frames(
             _take_numbered(shown_frames(container, stream), wanted, take)
         else:
             step = 1 / (stream.average_rate or stream.guessed_rate or Fraction(25))
-            _take_shown(shown_frames(container, stream), begin, end, rate, step, take)
+            for frame in shown_at(shown_frames(container, stream), begin, end, rate, step):
+                take(frame)
     if not made:
         raise MediaError(f"{show(path)}: no picture from {float(begin):g} s on; choose an earlier start")
     return np.stack(made)
@@ -102,25 +103,24 @@ def _take_numbered(frames, wanted: list[int], take) -> None:
             return
 
 
-def _take_shown(frames, begin: Fraction, end: Fraction | None, rate: Fraction, step: Fraction, take) -> None:
-    """Take what is shown at `begin` + k / `rate`; the last frame stays for its duration, else for `step` seconds."""
-    count, shown = 0, None
+def shown_at(frames, begin: Fraction, end: Fraction | None, rate: Fraction, step: Fraction):
+    """The frame shown at each `begin` + k / `rate` before `end`, of (time, frame) in order; the last stays for its duration, else for `step` seconds."""
+    count, shown, last = 0, None, Fraction(0)
 
     def until(time):
         nonlocal count
         while begin + count / rate < (time if end is None else min(time, end)):
-            take(shown)
             count += 1
+            yield shown
 
-    last = Fraction(0)
     for time, frame in frames:
         if shown is not None:
-            until(time)
+            yield from until(time)
         if end is not None and time >= end:
             return
         shown, last = frame, time
     if shown is not None:
-        until(last + ((shown.duration or 0) * shown.time_base or step))
+        yield from until(last + ((shown.duration or 0) * shown.time_base or step))
 
 
 def _picture(frame, size: int, fit: str) -> np.ndarray:

@@ -502,7 +502,7 @@ def test_settings_come_in_order_and_wrong_ones_are_named(tmp_path):
 def test_wrong_usage_is_said_before_anything_is_made(tmp_path):
     table = write_rows(tmp_path / "rows.csv")
     for arguments, told in [
-        (["--set", "schedule=cosin"], "constant, linear or cosine"),
+        (["--set", "schedule=cosin"], "constant, linear, cosine or published"),
         (["--milestones", "a,b"], "--milestones"),
         (["--log-to", "papers"], "tensorboard"),
         (["--preset", "large"], "no preset"),
