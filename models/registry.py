@@ -11,6 +11,9 @@ SYSTEMS: dict[str, str] = {
     "audiosep": "avtools.models.audiosep.system:AudioSep",
     "avsync": "avtools.models.avsync.system:AvSync",
     "avsyncd": "avtools.models.avsyncd.system:AvSyncD",
+    "cim": "avtools.models.maestro.system:Cim",
+    "maestro": "avtools.models.maestro.system:Maestro",
+    "maestro-video": "avtools.models.maestro.system:MaestroVideo",
     "vatt": "avtools.models.vatt.system:Vatt",
     "vatt-audio": "avtools.models.vatt.system:VattAudio",
     "vatt-converter": "avtools.models.vatt.system:VattConverter",
@@ -54,6 +57,7 @@ METRICS: dict[str, str] = {
     "meteor": "avtools.metrics.meteor:Meteor",
     "pe-av": "avtools.models.judges.pe_av:PeAv",
     "pe-text": "avtools.models.judges.pe_av:PeText",
+    "region-agreement": "avtools.models.judges.regions:RegionAgreement",
     "relsync": "avtools.models.avsync.metrics:RelSync",
     "sync-accuracy": "avtools.models.avsync.metrics:SyncAccuracy",
 }  # those that need a network; the plain ones are avtools.metrics.PLAIN
@@ -116,6 +120,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "fd": ("panns", "passt", "vggish"),
     "is": ("panns", "passt"),
     "kld": ("panns", "passt"),
+    "region-agreement": ("imagebind", "clip"),
 }
 
 
