@@ -4,6 +4,9 @@ VENV   := .venv
 BIN    := $(abspath $(VENV))/bin
 READY  := $(VENV)/.ready
 
+# Tests start thousands of processes: modules are compiled once, also where the environment asks for no bytecode.
+export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: setup demo test long learn bench man dist clean
 
 setup: $(READY)
