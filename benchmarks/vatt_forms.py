@@ -186,6 +186,7 @@ def along(system) -> None:
 
 def converter(folder: Path, rate: float, rows: list[dict], items: list[dict], steps: int) -> str:
     """A run of the `tiny` converter, trained at a rate of video tokens."""
+    import numpy as np
     import torch
 
     from avtools import hub
@@ -196,7 +197,8 @@ def converter(folder: Path, rate: float, rows: list[dict], items: list[dict], st
     system = VattConverter(settings.resolve(ConverterConfig, CONVERTER_PRESETS, "tiny", None, [f"video_tokens_per_second={rate}"]))
     torch.manual_seed(0)
     system.build(hub.Weights({}), hub.Weights({}), torch.device("cpu"))
-    train(system, rows, steps, items)
+    plain = {"asked": np.zeros(0, np.uint8), "pictured": np.zeros(1, bool)}  # instructions of the pool
+    train(system, rows, steps, [item | plain for item in items])
     hub.save_checkpoint(folder, {"model.safetensors": (system.trainable_state(), None)}, system.name, settings.as_dict(system.config))
     return str(folder)
 

@@ -50,7 +50,7 @@ def command(shared, system, weights, video, image, audio, text, steps, guidance,
     if told and not kind.groups:
         raise UsageError(f"{system} knows nothing of several sources; leave out {' and '.join(told)}")
     found.check(part.name for part in kind.parts)
-    made = kind.from_weights(found, preset, [*sets, *config.option("prompt-pool", kind, "prompt_pool", prompt_pool)])
+    made = kind.from_weights(found, preset, [*sets, *config.option("prompt-pool", kind, "prompt_pool", prompt_pool, config.lines)])
     if made.makes and not shared.outdir:
         raise click.UsageError("where to? give -d DIR")
     row = sampling.row_by_hand({"video": video, "image": image, "audio": audio, "text": text})
@@ -59,5 +59,5 @@ def command(shared, system, weights, video, image, audio, text, steps, guidance,
     given = {"steps": steps, "guidance": guidance, "scheduler": scheduler, "layout": layout, "boxes": boxes}
     if group_by and row is not None:
         raise UsageError("--group-by is for rows of a table; leave it out")
-    records = sampling.grouped(shared.inputs, shared.from_format, group_by) if group_by else None
+    records = sampling.grouped(shared.inputs, shared.from_format, group_by, kind.needs) if group_by else None
     return sampling.work(made, found, given, samples=samples, batch_size=batch_size, seed=seed, key=shared.key, precision=precision, mux=mux, row=row, records=records)

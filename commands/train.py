@@ -86,7 +86,7 @@ def command(ctx, system, inputs, run, preset, file, sets, weights, init, valid, 
         settings.append(f"train.precision={given['precision']}")
     if given["save_best"]:
         settings.append(f"train.save_best={given['save_best']}")
-    settings += config.option("prompt-pool", kind, "prompt_pool", given["prompt_pool"])
+    settings += config.option("prompt-pool", kind, "prompt_pool", given["prompt_pool"], config.lines)
     if milestones:
         try:
             settings.append(f"train.milestones={sorted(int(part) for part in milestones.split(','))}")

@@ -81,16 +81,32 @@ def set_all(config, sets: Iterable[str]) -> None:
         set_one(config, name, value, f"--set {text}")
 
 
-def option(name: str, system, field: str, value: Any) -> list[str]:
+def option(name: str, system, field: str, value: Any, read=None) -> list[str]:
     """The setting of `field` that an option --NAME of its own stands for; none where it was not given (None, False).
 
+    `read(value, option)`: of a file, what the configuration keeps of it, so that a run does not depend on the file.
     UsageError where the configuration of the class `system` has no such field.
     """
     if value in (None, False):
         return []
     if field not in {one.name for one in dataclasses.fields(system.Config)}:
         raise UsageError(f"--{name}: {system.name} has nothing of the kind; leave it out")
-    return [f"{field}={json.dumps(value)}"]
+    return [f"{field}={json.dumps(value if read is None else read(value, f'--{name}'))}"]
+
+
+def lines(path, option: str) -> list[str]:
+    """The lines of a text file that are not blank.  UsageError where it cannot be read or holds none."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            text = file.read()
+    except OSError as error:
+        raise UsageError(f"{option} {path}: {error.strerror}; give a text file of one instruction a line") from None
+    except ValueError:
+        raise UsageError(f"{option} {path}: not UTF-8; save the file as UTF-8 text") from None
+    found = [line.strip() for line in text.splitlines() if line.strip()]
+    if not found:
+        raise UsageError(f"{option} {path}: holds no instruction; write one a line")
+    return found
 
 
 def merge(config, values: Any, where: str) -> None:

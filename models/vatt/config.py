@@ -40,7 +40,7 @@ class Seen:
     language: str = "folder"  # folder: --weights language=DIR | tiny: a small Llama at random (no weights)
     language_precision: str = "bf16"  # of the frozen language model on a GPU: fp32 | bf16 | fp16; on a CPU fp32
     video_tokens_per_second: float = 1.0  # that it sees; published: 1
-    prompt_pool: str = ""  # file of instructions, one a line; none: ours
+    prompt_pool: list = dataclasses.field(default_factory=list)  # instructions, of --prompt-pool FILE; none: ours
     text_limit: int = 64  # tokens of an instruction, or of it and its answer; longer answers are cut
     text_column: str = ""  # that holds captions; none: the first of the usual ones
 

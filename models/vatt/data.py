@@ -32,6 +32,7 @@ def options_of(config, *, sound: bool, facts: dict | None = None, encoder: bool 
         "random_crop": config.random_crop,
         "text_column": config.text_column,
         "sound": sound,
+        "unit_length": config.unit_length,
         "facts": facts,
         "pictures": encoder,
         "length": frames_of(config) if training else None,
@@ -69,8 +70,13 @@ def training_item(row: dict, draw: int, options: dict) -> dict:
 
 
 def caption_item(row: dict, draw: int, options: dict) -> dict:
-    """As :func:`training_item`, without sound, of a row that must have a caption."""
-    item = _window(row, draw, options)
+    """As :func:`training_item`, without sound, of a row that must have a caption; `asked`: its own instruction, UTF-8 bytes, maybe none;
+    `pictured`: whether `caption` says, as in VATT's lists, that its text tells what is seen rather than heard."""
+    pictured = str(row.get("caption")).lower() in ("1", "1.0", "true")
+    if pictured and isinstance(row.get("text"), str) and not options["text_column"]:
+        row = {**row, "audio_text": row["text"]}
+    own = row.get("instruction")
+    item = _window(row, draw, options) | {"asked": clips._bytes(own.strip() if isinstance(own, str) else ""), "pictured": np.array([pictured])}
     if not item["text"].size:
         raise RowError(f"the row has no caption (columns looked at: {', '.join(_text_columns(options))}); fill one in, or set text_column")
     return item
@@ -123,9 +129,11 @@ def stored(row: dict, options: dict) -> dict:
 
     path = path_of(row, "features_path")
     if path.lower().endswith(PUBLISHED):
-        found = {"features": published.read(path, options["length"], options["width"])}
-        if options["sound"] and path.lower().endswith(PUBLISHED[1:]):
-            found["tokens"] = published.read_hdf5(path, options["length"], options["width"])[1]
+        read = published.read_hdf5 if path.lower().endswith(PUBLISHED[1:]) else lambda *asked: (published.read(*asked),)
+        found = dict(zip(("features", "tokens"), read(path, options["length"], options["width"]), strict=False))
+        if published.unit_length(found["features"]) != options["unit_length"]:
+            told, value = ("not ", "false") if options["unit_length"] else ("", "true")
+            raise MediaError(f"{path}: features {told}of unit length; --set unit_length={value} where all are like that")
     else:
         from avtools import features
 

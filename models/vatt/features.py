@@ -12,7 +12,7 @@ from torch import nn
 from avtools import hub
 from avtools.errors import FatalError, MediaError
 
-RATE, SIZE, WIDTH, FRAMES = 5, 336, 768, 50  # pictures a second, pixels, features, pictures of a window of 10 s
+RATE, SIZE, WIDTH = 5, 336, 768  # pictures a second, pixels, features
 BATCH = 32  # pictures encoded at once
 
 PART = hub.Part(
@@ -165,24 +165,6 @@ def encode(
         flush()
     features = torch.cat(found)
     return (nn.functional.normalize(features, dim=1) if normalise else features).numpy()
-
-
-# --- length -----------------------------------------------------------------------------------------------
-
-
-def fit(features: np.ndarray, frames: int = FRAMES) -> np.ndarray:
-    """(F, D) -> (frames, D): its beginning, or filled up by repeating the last."""
-    return np.concatenate([features[:frames], np.repeat(features[-1:], max(0, frames - len(features)), 0)])
-
-
-def windows(features: np.ndarray, frames: int = FRAMES, least: int = 1) -> tuple[np.ndarray, list[int]]:
-    """(F, D) -> (W, frames, D) one after another, and how many of each are its own: the last is filled up by repeating.
-
-    A rest of fewer than `least` features is left out, unless it is all there is.
-    """
-    begins = [k for k in range(0, len(features), frames) if not k or len(features) - k >= least]
-    parts = [features[k : k + frames] for k in begins]
-    return np.stack([fit(part, frames) for part in parts]), [len(part) for part in parts]
 
 
 def unit_length(features: np.ndarray, tolerance: float = 1e-2) -> bool:

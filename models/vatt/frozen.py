@@ -69,10 +69,6 @@ def sound_codec(config, weights: hub.Weights):
     return made
 
 
-def pool_of(config) -> tuple[str, ...]:
-    return prompts.read_pool(config.prompt_pool) if config.prompt_pool else prompts.SOUND_POOL
-
-
 def the_converter(config, weights: hub.Weights, device, *, released=None, merge: bool = True, given: bool = True) -> converter.Converter:
     """The language model with its projection, on the CPU, frozen.
 

@@ -4,18 +4,16 @@ Ten video tokens, which are no ids, stand before all text: masks of batches begi
 """
 
 import dataclasses
-import pathlib
 import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from avtools.errors import RowError, UsageError
+from avtools.errors import RowError
 
 if TYPE_CHECKING:
     import torch
 
 IGNORED = -100  # a label that is no target
-LIMITS = {"converter": 108, "audio": 64}  # ids of a text, as released
 MULTIPLE = 8  # to which the converter's batches were padded
 CAPTION_PREFIX = "audio caption:"  # what the published captions begin with
 
@@ -46,20 +44,6 @@ PICTURE_POOL = (  # own wording: what is seen
 
 
 # --- pools ------------------------------------------------------------------------------------------------
-
-
-def read_pool(path) -> tuple[str, ...]:
-    """The instructions of a text file, one a line; blank lines are skipped.  UsageError where it cannot be read or holds none."""
-    try:
-        text = pathlib.Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"--prompt-pool {path}: {error.strerror}; give a text file of one instruction a line") from None
-    except ValueError:
-        raise UsageError(f"--prompt-pool {path}: not UTF-8; save the file as UTF-8 text") from None
-    found = tuple(line.strip() for line in text.splitlines() if line.strip())
-    if not found:
-        raise UsageError(f"--prompt-pool {path}: holds no instruction; write one a line")
-    return found
 
 
 def instruction_of(caption: str | None, pool: Sequence[str], rng: random.Random, dummy: float = 0.3) -> tuple[str, bool]:

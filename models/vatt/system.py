@@ -6,6 +6,7 @@ torch and the networks are imported by the methods: a listing of systems, and wo
 
 import dataclasses
 import hashlib
+import json
 import pathlib
 import sys
 
@@ -43,6 +44,8 @@ class _Seeing(System):
         for name in ("features", "frame_rate", "frame_size", "window", "video_tokens_per_second", "text_limit"):
             if not getattr(config, name) > 0:
                 raise UsageError(f"{name} {getattr(config, name):g}: more than 0")
+        if not all(isinstance(one, str) and one.strip() for one in config.prompt_pool):
+            raise UsageError("prompt_pool: a list of instructions; --prompt-pool FILE takes them from a file, one a line")
         self.encoder = self.converter = self.device = self.pool = None
         self._awaited, self._made_by = None, None  # in training on features: what loads the encoder; its digest, as their first file tells it
 
@@ -82,11 +85,10 @@ class _Seeing(System):
 
     def _read(self, made) -> None:
         """Take a converter, and the instructions that it is asked."""
-        from avtools.models.vatt import frozen, prompts
+        from avtools.models.vatt import prompts
 
-        self.converter, self.pool = made, frozen.pool_of(self.config)
-        longest = max(self.pool, key=len)
-        count = len(prompts.encode(made.tokenizer, made.prompt, longest).ids)
+        self.converter, self.pool = made, tuple(self.config.prompt_pool) or prompts.SOUND_POOL
+        count, longest = max((len(prompts.encode(made.tokenizer, made.prompt, one).ids), one) for one in self.pool)
         if count > self.config.text_limit:
             raise UsageError(f"text_limit {self.config.text_limit}: an instruction of the pool makes {count} tokens ({longest[:60]!r}); raise it, or shorten that")
 
@@ -248,6 +250,7 @@ class Vatt(_Seeing):
             self.net = _network(config)
             load_own(self.net, own)
             _check_codebooks(self.net.codebooks, self.codec, own)
+            _compare_converter(own, weights.get(CONVERTER.name))
         else:
             found = checkpoint.read(path)
             self.net = checkpoint.load(found, self.codec.tables.cpu(), config.net)
@@ -294,7 +297,6 @@ class Vatt(_Seeing):
         path = hub.locate(weights.get(""), MAIN, self.name)
         found = [hub.digest(_own_folder(path) or path), *(hub.digest(clip) for clip in self.config.layout_clips)]
         found += frozen.digests(self.config, weights, (CONVERTER.name, LANGUAGE.name, *(EVA.name,) * self.sees, CODEC.name))
-        found += frozen.pool_of(self.config) if self.config.prompt_pool else ()
         return hashlib.sha256("\0".join(found).encode()).hexdigest()[:16]
 
     @classmethod
@@ -590,6 +592,7 @@ class VattConverter(_Seeing):
         _known(config, {"stage": ("proj", "lora")})
         if config.rank < 1 or not config.targets or not 0 <= config.dropout < 1:
             raise UsageError("rank from 1, targets names of layers, dropout a share below 1")
+        self._unheard: set[str] = set()  # keys of rows whose instruction is too long, told once
 
     def build(self, weights: hub.Weights, init: hub.Weights, device) -> None:
         import torch
@@ -643,9 +646,13 @@ class VattConverter(_Seeing):
 
         made, config = self.converter, self.config
         texts = []
-        for draw, caption in zip(batch["draws"].tolist(), batch["text"], strict=True):
-            instruction = random.Random(draw_of(draw, "instruction")).choice(self.pool)
-            texts.append(prompts.encode(made.tokenizer, made.prompt, instruction, caption, limit=config.text_limit))
+        for draw, key, caption, own, pictured in zip(*(batch[name] for name in ("draws", "keys", "text", "asked", "pictured")), strict=True):
+            pool = prompts.PICTURE_POOL if pictured else self.pool
+            asked = data.clips._text(own.numpy()) or random.Random(draw_of(int(draw), "instruction")).choice(pool)
+            texts.append(prompts.encode(made.tokenizer, made.prompt, asked, caption, limit=config.text_limit, cut=True))
+            if texts[-1].prompt >= config.text_limit and key not in self._unheard:
+                self._unheard.add(key)
+                _say(f"{key}: its instruction leaves no room for an answer within text_limit {config.text_limit}, so that is not learnt; raise it, or shorten that")
         with torch.autocast(self.device.type, enabled=False):
             features = torch.stack(self._batch_features(batch))
         joined = prompts.collate(texts, prompts.pad_id(made.tokenizer), mask_prompt=config.mask_prompt, multiple=prompts.MULTIPLE)
@@ -725,6 +732,17 @@ def _check_codebooks(codebooks, codec, where) -> None:
     from avtools.models.vatt.codec import check_codebooks
 
     check_codebooks(codebooks.detach().cpu(), codec, where)
+
+
+def _compare_converter(folder: pathlib.Path, source: str | None) -> None:
+    """Say where a checkpoint, which lies in its run, was trained with the states of another converter than `source`."""
+    try:
+        trained = json.loads((folder.parent.parent / "config.json").read_text())["weights"].get(CONVERTER.name)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return
+    if trained != (source and hub.digest(source)):
+        which = "another converter than the one that is given, or another state of it" if trained and source else "a converter" if trained else "no converter"
+        _say(f"{folder}: was trained with {which}; what it makes may fit neither text nor picture: --weights converter= takes the same in training and sampling")
 
 
 def _released_config(path: pathlib.Path, preset: str | None) -> Config:

@@ -136,6 +136,9 @@ def test_normalized_features_are_of_unit_length_and_told_apart(place):
     for system, words in (("vatt-audio", AUDIO), ("vatt-converter", SMALL)):
         assert "unit_length is True, not False" in place("train", system, "unit.csv", *words, "-d", f"unit-{system}", status=2).stderr
     place("train", "vatt-converter", "unit.csv", *SMALL, "--set", "unit_length=true", "-d", "unit-run")
+    table(place, "alone.csv", lambda row, k: [row.pop(name) for name in [*row] if name not in ("id", "features_path")], 1, "f.csv")
+    (alone,) = rows(place(*sample("alone.csv", "-d", "alone")).stdout)  # no video: the features' name and length
+    assert alone["generated_audio_path"] == "alone/00000.wav" and soundfile.info(place.folder / alone["generated_audio_path"]).frames == 32000
     done = place(*sample("unit.csv", "-d", "unit-made"), status=1)
     assert "unit_length is True, not False" in done.stderr and "2 bad" in done.stderr
 

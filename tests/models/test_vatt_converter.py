@@ -18,6 +18,7 @@ from avtools import hub  # noqa: E402
 from avtools.errors import FatalError, MediaError, RowError, UsageError  # noqa: E402
 from avtools.media.video import write_frames  # noqa: E402
 from avtools.models.vatt import converter, features, language, prompts  # noqa: E402
+from avtools.training import config as settings  # noqa: E402
 
 SIZES = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 DIM = 12  # of the stand-in features
@@ -118,13 +119,13 @@ def test_pools(tmp_path):
         assert len(set(pool)) == 10
     file = tmp_path / "pool.txt"
     file.write_bytes("\ufeffWhat is heard?\r\n\r\n  Name it. \n".encode())
-    assert prompts.read_pool(file) == ("What is heard?", "Name it.")
+    assert settings.lines(file, "--prompt-pool") == ["What is heard?", "Name it."]
     for content, what in ((b"\n \n", "holds no instruction"), (b"\xff\xfe", "not UTF-8")):
         file.write_bytes(content)
         with pytest.raises(UsageError, match=what):
-            prompts.read_pool(file)
+            settings.lines(file, "--prompt-pool")
     with pytest.raises(UsageError, match="No such file"):
-        prompts.read_pool(tmp_path / "none.txt")
+        settings.lines(tmp_path / "none.txt", "--prompt-pool")
     rng = random.Random(0)
     drawn = [prompts.instruction_of("rain", ("x", "y"), rng) for _ in range(2000)]
     assert 0.26 < sum(dummy for _, dummy in drawn) / 2000 < 0.34
@@ -493,17 +494,6 @@ def test_videos_without_picture(tower, tmp_path):
     soundfile.write(tmp_path / "a.wav", np.zeros(800), 8000)
     with pytest.raises(MediaError, match="has no picture"):
         features.encode(tower, tmp_path / "a.wav")
-
-
-def test_any_length():
-    rows = np.arange(23.0)[:, None]
-    parts, counts = features.windows(rows, 10)
-    assert parts.shape == (3, 10, 1) and counts == [10, 10, 3]
-    assert parts[2, :, 0].tolist() == [20, 21, 22, 22, 22, 22, 22, 22, 22, 22]
-    assert features.windows(rows, 10, least=4)[1] == [10, 10]
-    assert features.windows(rows[:2], 10, least=4)[1] == [2]
-    assert features.windows(rows[:20], 10)[1] == [10, 10]
-    assert features.fit(rows, 5)[:, 0].tolist() == [0, 1, 2, 3, 4]
 
 
 def test_published_features(tmp_path):

@@ -158,7 +158,12 @@ def test_what_a_row_lacks_is_told(clips, tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((48, 7), np.float32))
     with pytest.raises(MediaError, match="a.npy: features.*2304"):
         data.training_item({"features_path": str(tmp_path / "a.npy")}, 0, options)
+    np.save(tmp_path / "u.npy", np.eye(48, 2304, dtype=np.float32))
+    with pytest.raises(MediaError, match="u.npy: features of unit length; --set unit_length=true"):
+        data.training_item({"features_path": str(tmp_path / "u.npy")}, 0, options)
     np.save(tmp_path / "b.npy", np.zeros((48, 2304), np.float32))
+    with pytest.raises(MediaError, match="b.npy: features not of unit length; --set unit_length=false"):
+        data.training_item({"features_path": str(tmp_path / "b.npy")}, 0, {**options, "unit_length": True})
     with pytest.raises(RowError, match="b.npy: holds no sound tokens.*tokens_path"):
         data.training_item({"features_path": str(tmp_path / "b.npy")}, 0, options)
     np.save(tmp_path / "t.npy", np.full((50, 6), 16))
@@ -268,7 +273,7 @@ def test_stage_two_begins_with_stage_one(clips, tmp_path):
         audio(weights=hub.Weights({"": folder}))
 
 
-def test_training_by_the_trainer_then_sampling(clips, tmp_path):
+def test_training_by_the_trainer_then_sampling(clips, tmp_path, capsys):
     from avtools import rows
     from avtools.training import run as runs
 
@@ -287,7 +292,10 @@ def test_training_by_the_trainer_then_sampling(clips, tmp_path):
     assert list((tmp_path / "run" / "samples").glob("*/*.wav"))
     system = Vatt.from_weights(hub.Weights({"": str(tmp_path / "run")}))
     system.load(hub.Weights({"": str(tmp_path / "run")}), CPU, torch.float32)
-    assert system.weights_digest(hub.Weights({"": str(tmp_path / "run")}))
+    assert system.weights_digest(hub.Weights({"": str(tmp_path / "run")})) and "converter" not in capsys.readouterr().err
+    other = saved(converter(), tmp_path / "c", converter().trainable_state())
+    system.load(hub.Weights({"": str(tmp_path / "run"), "converter": other}), CPU, torch.float32)
+    assert "was trained with no converter; what it makes may fit neither" in capsys.readouterr().err
 
 
 # --- the converter --------------------------------------------------------------------------------------------
@@ -325,6 +333,26 @@ def test_the_converter_trains_what_its_stage_says(clips, stage, tmp_path):
     assert torch.equal(later.converter.video_proj.weight, system.converter.video_proj.weight)
     with pytest.raises(UsageError, match="a checkpoint of vatt-audio, not of vatt-converter"):
         audio(weights=hub.Weights({"converter": saved(audio(), tmp_path / "other")}))
+
+
+def test_the_converter_is_asked_with_a_rows_own_instruction(clips, capsys):
+    """As VATT's lists have it: questions of their own, and captions of what is seen."""
+    system = converter("text_limit=40")
+    seen = {"caption": "True", "text": "a red ball", "audio_text": ""}
+    rows = [clips[0], {**clips[1], "instruction": "is it a drum?"}, {**clips[2], **seen}, {**clips[3], "caption": "a ball"}, {**clips[4], "instruction": "ring " * 50}]
+    batch = batch_of(system, rows)
+    for _ in range(2):
+        texts = system.prepare(batch, True)["texts"]
+    asked = [system.converter.tokenizer.decode(ids[mask.bool() & (labels == -100)]) for ids, mask, labels in zip(texts.ids, texts.mask, texts.labels, strict=True)]
+
+    def of(pool, text):
+        return any(system.converter.tokenizer.decode(system.converter.tokenizer(one)["input_ids"][1:]) in text for one in pool)
+
+    assert [of(prompts.SOUND_POOL, one) for one in asked] == [True, False, False, True, False]
+    assert [of(prompts.PICTURE_POOL, one) for one in asked] == [False, False, True, False, False]
+    assert "is it a drum" in asked[1] and batch["text"][2] == "a red ball"
+    assert (texts.labels[4] == -100).all() and capsys.readouterr().err.count("leaves no room for an answer within text_limit 40") == 1
+    assert torch.isfinite(system.training_step(system.trainable, system.prepare(batch_of(system, rows[4:]), True), 0, "main")["loss"])
 
 
 # --- sampling -------------------------------------------------------------------------------------------------
@@ -415,6 +443,14 @@ def test_captions_are_asked_written_and_used(checkpoint_folder, clips):
         plain.generate([{**items[0], "text": np.frombuffer(b"rain " * 99, np.uint8)}], [1], plain.sample_options(GIVEN))
     with pytest.raises(UsageError, match="--scheduler"):
         plain.sample_options({**GIVEN, "scheduler": "ddim"})
+
+
+def test_a_checkpoint_keeps_its_instructions(tmp_path):
+    """Wherever it is sampled from: the file that they came from is not asked for again."""
+    run = saved(audio('prompt_pool=["what rings?", "what is heard?"]'), tmp_path / "run")
+    assert sampler(run).pool == ("what rings?", "what is heard?")
+    with pytest.raises(UsageError, match="prompt_pool.*--prompt-pool FILE"):
+        audio("prompt_pool=[1]")
 
 
 def test_a_checkpoint_tells_what_it_is(checkpoint_folder, tmp_path):
