@@ -17,6 +17,7 @@ from avtools.outputs import Want, place, safe_relpath, strip_suffix
 from avtools.rows.keys import PLACEHOLDER, key_of, path_of
 
 BATCH_SIZE = 8  # where the system's configuration says nothing
+FEATURES = (".safetensors", ".npy", ".h5", ".hdf5")  # suffixes of files that a row without picture is named after
 PRECISIONS = ("fp32", "bf16", "fp16")
 MERGED = {"stem_path": "stem_paths", "query": "queries"}  # of rows that are one with --group-by: a column of each -> that of all, a list
 HAND = {"video": "path", "image": "image_path", "audio": "audio_path", "text": "text"}  # option -> column
@@ -47,14 +48,17 @@ def row_by_hand(given: dict[str, str | None]) -> dict | None:
     return row or None
 
 
-def grouped(inputs, from_format: str | None, column: str):
-    """`records` of a Work: consecutive rows of a table with the same `column` as one, see :func:`merged`."""
+def grouped(inputs, from_format: str | None, column: str, needs: tuple[str, ...] = ()):
+    """`records` of a Work: consecutive rows of a table with the same `column` as one, see :func:`merged`; `needs` as a Work has them."""
     from avtools import rows
 
     def records(stdin):
         source = rows.open_rows(inputs, from_format, stdin=stdin)
-        if source.format != "jsonl" and column not in source.columns:
-            raise UsageError(f"--group-by {column}: the table has no such column (it has: {', '.join(source.columns) or 'none'})")
+        have = ", ".join(source.columns) or "none"
+        if column not in source.columns and (source.columns or source.format != "jsonl"):  # each row by itself would make something else
+            raise UsageError(f"--group-by {column}: the table has no such column (it has: {have})")
+        if needs and source.format != "jsonl" and not set(needs) & set(source.columns):
+            raise UsageError(f"the table has no column {' or '.join(map(repr, needs))} (it has: {have})")
         header = list(dict.fromkeys(MERGED.get(name, name) for name in source.columns))
         header += ["id"] * (not {"relpath", "id"} & set(header))
         return header, source.format, (merged(group, column) for group in rows.consecutive_groups(source, column))
@@ -65,7 +69,8 @@ def grouped(inputs, from_format: str | None, column: str):
 def merged(group: list, column: str):
     """Records of one group -> one record: what all rows say alike, and lists of what :data:`MERGED` names; other cells become empty.
 
-    A row that came with an `error` makes all of them one that did.  The key is that of the rows where they have one in common, else
+    A list has something of each row, an empty text where it has nothing, so that lists belong together; a row with nothing of any list is in
+    none.  A row that came with an `error` makes all of them one that did.  The key is that of the rows where they have one in common, else
     the group's.
     """
     from avtools.rows import Record
@@ -73,10 +78,10 @@ def merged(group: list, column: str):
     rows_ = [record.row for record in group]
     names = dict.fromkeys(name for row in rows_ for name in row)
     row = {name: rows_[0].get(name) if all(one.get(name) == rows_[0].get(name) for one in rows_) else "" for name in names if name not in MERGED}
+    parts = [one_row for one_row in rows_ if any(one_row.get(one) not in (None, "") for one in MERGED)]
     for one, all_ in MERGED.items():
-        cells = [one_row[one] for one_row in rows_ if one_row.get(one) not in (None, "")]
-        if cells:
-            row[all_] = cells
+        if any(part.get(one) not in (None, "") for part in parts):
+            row[all_] = ["" if part.get(one) is None else part[one] for part in parts]
     if not row.get("relpath") and not row.get("id") and row.get(column) not in (None, ""):
         row["relpath" if "relpath" in row and "id" not in row else "id"] = str(row[column])
     faults = [one_row["error"] for one_row in rows_ if one_row.get("error")]
@@ -146,7 +151,10 @@ def config_digest(config) -> str:
 
 
 def configured_batch(config) -> int | None:
-    return getattr(getattr(config, "sampling", None), "batch_size", None)
+    size = getattr(getattr(config, "sampling", None), "batch_size", None)
+    if size is not None and size < 1:
+        raise UsageError(f"sampling.batch_size {size}: 1 at least")
+    return size
 
 
 def _load(system, weights, precision: str, options: dict):
@@ -177,6 +185,9 @@ def sources(row: dict, columns: tuple[str, ...]) -> tuple[tuple[str, ...], dict[
             continue
         if column.endswith("_paths"):
             files += listed(row, column)
+        elif column == "objects":
+            files += [] if row.get("stem_paths") else [thing["stem_path"] for thing in objects_of(row)]
+            cells[column] = str(row[column])
         elif column != "path" and not column.endswith("_path"):
             cells[column] = str(row[column])
         elif os.path.basename(path_of(row, column)) != PLACEHOLDER:
@@ -198,13 +209,29 @@ def listed(row: dict, column: str) -> list[str]:
             pass  # a text that begins with a bracket
     several = value if isinstance(value, list) else [value]
     if not all(isinstance(one, str) and one and "\0" not in one for one in several):
-        raise RowError(f"column {column}: {str(value)[:80]!r} is no list of texts")
+        raise RowError(f"column {column}: {str(value)[:80]!r} is no list of texts, each with something in it")
     return several
 
 
+def objects_of(row: dict) -> list[dict]:
+    """The `objects` of a synthetic scene, a list or a JSON list, each with a `class` and a `stem_path`; RowError where they are something else."""
+    things = row.get("objects") or []
+    if isinstance(things, str):
+        try:
+            things = json.loads(things)
+        except ValueError:
+            things = None
+    if not isinstance(things, list) or not all(isinstance(thing, dict) and "class" in thing and isinstance(thing.get("stem_path"), str) for thing in things):
+        raise RowError("column objects: is no list of objects with class and stem_path, as 'avtools synth' writes it")
+    return things
+
+
 def stem(row: dict, files: tuple[str, ...]) -> str:
-    """The row's place below DIR, without suffix; that of a row without files is its key."""
-    return place(row, files[0]) if files else strip_suffix(safe_relpath(key_of(row)))
+    """The row's place below DIR, without suffix; that of a row without files, or with those of a list alone, is its key."""
+    if not files or files[0] not in row.values() and (row.get("relpath") or row.get("id")):
+        return strip_suffix(safe_relpath(key_of(row)))
+    found = place(row, files[0])
+    return os.path.splitext(found)[0] if found.endswith(FEATURES) else found
 
 
 def picture_of(row: dict) -> str:

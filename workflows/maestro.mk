@@ -4,8 +4,8 @@
 #   make -f workflows/maestro.mk CLIPS=clips TABLE=t.csv SEPARATOR=audiosep_base_4M_steps.ckpt BASE=model.ckpt NPROC=8    cim on your clips, on VideoCrafter2
 #   make -f workflows/maestro.mk CLIPS=clips TABLE=t.csv SEPARATOR=... BASE=model.ckpt WEIGHTS=checkpoint-70000           released weights
 #
-# CLIPS: videos to learn of and to sample for; TABLE: their classes (id, class) and what is to be separated (queries, a list); without
-# queries it is proposed from captions.  TEXT=1: captions are prompts too.
+# CLIPS: videos to learn of and to sample for; TABLE: their classes (id, class) and what is to be separated (queries, a list; QUERIES is
+# the column).  QUERIES=, or no TABLE: it is proposed from captions.  TEXT=1: captions are prompts too.
 # METRICS: with ImageBind's weights also region-agreement (SCORE='--weights imagebind=imagebind_huge.pth').
 
 SHELL       := bash
@@ -17,6 +17,7 @@ AVTOOLS     ?= avtools
 OUT         ?= maestro
 CLIPS       ?= clips
 TABLE       ?=
+QUERIES     ?= $(if $(TABLE),queries)
 SYNTH       ?=
 PRESET      ?= released
 CIM_SET     ?=
@@ -66,12 +67,11 @@ $(OUT)/stems.jsonl: $(OUT)/split/test.jsonl
 else
 separate: $(OUT)/stems.jsonl
 $(OUT)/stems.jsonl: $(OUT)/split/test.jsonl
-	$(ranks) separate $< $(if $(TABLE),--query-column queries,--propose) $(if $(SEPARATOR),--weights "$(SEPARATOR)") -d "$(OUT)/stems" $(call bad,separate) -o $@
+	$(ranks) separate $< $(if $(QUERIES),--query-column "$(QUERIES)",--propose) $(if $(SEPARATOR),--weights "$(SEPARATOR)") -d "$(OUT)/stems" $(call bad,separate) -o $@
 endif
 
 # A video model of one's own, where there is no other.
-video: $(base)
-$(OUT)/video: $(OUT)/video/finished
+video: $(if $(BASE),,$(OUT)/video/finished)
 $(OUT)/video/finished: $(OUT)/split/test.jsonl
 	$(ranks) train maestro-video "$(OUT)/split/train.jsonl" --preset $(PRESET) $(VIDEO_SET) $(if $(VIDEO_STEPS),--max-steps $(VIDEO_STEPS)) $(PARTS) \
 	  --valid $< -d "$(OUT)/video" --max-bad $(MAX_BAD)

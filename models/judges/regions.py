@@ -1,5 +1,6 @@
 """Whether each part of a picture shows its own source: regions of videos made from several sounds, judged by ImageBind or CLIP."""
 
+import collections
 import dataclasses
 import json
 
@@ -30,15 +31,15 @@ class Parts(Watch):
 class _Parts:
     def __init__(self, spec: Parts, clip: Clip):
         self.spec, self.path, self.made = spec, clip.path, []
-        self.numbers = set(spec.pictures.picks(clip)[0])
+        self.times = collections.Counter(spec.pictures.picks(clip)[0])  # how often each frame is shown
 
     def add(self, number: int, frame: Frame) -> None:
         import numpy as np
 
         from avtools.media.container import show
 
-        if number in self.numbers:
-            self.made.append(np.stack([self.spec.pictures.fitted(part) for part in boxes_of(frame.rgb, self.spec.regions, number)]))
+        if number in self.times:
+            self.made += [np.stack([self.spec.pictures.fitted(part) for part in boxes_of(frame.rgb, self.spec.regions, number)])] * self.times[number]
             if len(self.made) * self.made[0].nbytes > LIMIT:
                 raise MediaError(f"{show(self.path)}: more than {len(self.made)} pictures to hold; cut it into shorter clips")
 

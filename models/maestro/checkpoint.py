@@ -39,7 +39,8 @@ BUFFERS = {  # of the schedule, at the root; `scale_arr` has 1400 values, of whi
     "scale_factor",
     "logvar",
 }
-VIDEO, IMAGE = "UNet3DConditionModel", "UNet2DConditionModel"
+VIDEO, IMAGE, KL = "UNet3DConditionModel", "UNet2DConditionModel", "AutoencoderKL"
+SHIFTS = ("shift_factor", "latents_mean", "latents_std")
 MODEL = "model.ckpt"
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 STRAY = (r"position_ids$",)
@@ -99,10 +100,11 @@ def parts(tensors: Mapping[str, torch.Tensor], where) -> Released:
 def released_unet(released: Released) -> VideoUnet:
     """The UNet of a checkpoint, whose tensors it takes over."""
     try:
-        settings = video.released_settings(_shapes(released.unet))
-    except ValueError as error:
-        raise FatalError(f"{released.where}: {error}; give VideoCrafter2's {MODEL}") from None
-    return _frozen(make_unet(settings, "meta"), video.from_released(released.unet), released.where)
+        unet = make_unet(video.released_settings(_shapes(released.unet)), "meta")
+    except (ValueError, UsageError) as error:
+        told = str(error).removesuffix("; change unet.*")
+        raise FatalError(f"{released.where}: {told}; give VideoCrafter2's {MODEL}") from None
+    return _frozen(unet, video.from_released(released.unet), released.where)
 
 
 def released_codec(released: Released):
@@ -111,8 +113,11 @@ def released_codec(released: Released):
         settings = pictures.released_settings(_shapes(released.codec))
     except ValueError as error:
         raise FatalError(f"{released.where}: {error}; give VideoCrafter2's {MODEL}") from None
-    with torch.device("meta"):  # takes over the tensors
-        made = pictures.Vae(settings)
+    try:
+        with torch.device("meta"):  # takes over the tensors
+            made = pictures.Vae(settings)
+    except (ValueError, RuntimeError, ZeroDivisionError) as error:
+        raise FatalError(f"{released.where}: no autoencoder can be made of its sizes ({error}); give VideoCrafter2's {MODEL}") from None
     _frozen(made.model, pictures.from_released(released.codec), released.where)
     return made.eval()
 
@@ -140,7 +145,7 @@ def make_unet(settings: dict, device: str | None = None) -> VideoUnet:
 
 def unet_settings(file: pathlib.Path) -> dict:
     """Fields of :data:`UNET` of a config.json as diffusers writes it; FatalError where it is of another network."""
-    told = _json(file)
+    told = json_of(file)
     kind = told.get("_class_name")
     if kind not in (VIDEO, VideoUnet.__name__):
         hint = f", a network of single pictures: give the folder of a text-to-video model with a {VIDEO}" if kind == IMAGE else f"; give the folder of a {VIDEO}"
@@ -173,7 +178,7 @@ def load_unet(path) -> VideoUnet:
 def load_base(path, layer: str = "penultimate") -> Base:
     """A whole base: VideoCrafter2's file or a folder with it, or diffusers' folder of a text-to-video model.
 
-    `layer`: of the text tower that the network reads, see :mod:`.text`; Stable Diffusion 2.1's and VideoCrafter2's are alike.
+    `layer`: of the text tower in VideoCrafter2's file that the network reads, see :mod:`.text`; a folder's is what its pipeline reads.
     FatalError where a part is missing, or where the text's width is not that of the network's attention.
     """
     from avtools.models.maestro import text
@@ -191,17 +196,26 @@ def load_base(path, layer: str = "penultimate") -> Base:
         lacking = [name for name in ("unet", "vae", "text_encoder", "scheduler") if not (path / name).is_dir()]
         if lacking:
             raise FatalError(f"{path}: has no {', '.join(lacking)}; give VideoCrafter2's {MODEL}, or the whole folder of a diffusers text-to-video model")
-        tower = text.load_text(path / "text_encoder", layer)
-        base = Base(load_unet(path), load_codec(path / "vae"), tower, _json(path / "scheduler" / "scheduler_config.json"))
+        tower = text.load_text(path / "text_encoder")
+        base = Base(load_unet(path), load_codec(path / "vae"), tower, json_of(path / "scheduler" / "scheduler_config.json"))
     check(base, path)
     return base
 
 
 def load_codec(folder):
-    """diffusers' AutoencoderKL from its folder."""
+    """diffusers' AutoencoderKL from its folder; FatalError where it is of another kind."""
     from avtools.models.avsyncd.checkpoint import load_vae
 
-    made = load_vae(pathlib.Path(folder))
+    file = pathlib.Path(folder) / "config.json"
+    told = json_of(file)
+    other = [f"of {told['_class_name']}"] if told.get("_class_name", KL) != KL else []
+    other += [f"{name} {told[name]!r}" for name in SHIFTS if told.get(name)]  # of latents, beside their scale
+    if other:
+        raise FatalError(f"{file}: an autoencoder of another kind ({'; '.join(other)}); give the folder of a {KL}")
+    try:
+        made = load_vae(file.parent)
+    except (ValueError, TypeError, KeyError, IndexError, RuntimeError, ZeroDivisionError) as error:
+        raise FatalError(f"{file}: no autoencoder can be made of these settings ({' '.join(str(error).split())[:200]}); get the folder anew") from None
     made.model.eval().requires_grad_(False)
     return made.eval()
 
@@ -226,7 +240,8 @@ def weights_file(folder: pathlib.Path) -> pathlib.Path:
     raise FatalError(f"{folder}: has none of {', '.join(WEIGHTS)}; give the whole folder")
 
 
-def _json(file: pathlib.Path) -> dict:
+def json_of(file: pathlib.Path) -> dict:
+    """The object in a file of JSON that a folder must have; FatalError where there is none."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:

@@ -10,7 +10,7 @@ import numpy as np
 from avtools.errors import FatalError, MediaError, RowError, UsageError
 from avtools.rows import path_of
 from avtools.rows.keys import PLACEHOLDER, number
-from avtools.sampling import listed
+from avtools.sampling import listed, objects_of
 from avtools.training.draws import draw_of
 
 TEXT_COLUMNS, CLASS_COLUMNS = ("text",), ("class", "label")
@@ -76,7 +76,7 @@ def _window(row: dict, length: float, draw: int, options: dict, seconds: float) 
         raise RowError(f"start {begin:g} and end {'' if end is None else f'{end:g}'} are no span of time; mend them, or leave them empty")
     end = seconds if end is None else min(seconds, end)
     if begin >= end:
-        raise RowError(f"start {begin:g}: the video ends at {seconds:g} s; mend start, or leave it empty")
+        raise RowError(f"start {begin:g}: its video or sound ends at {seconds:g} s; mend start, or leave it empty")
     share = draw_of(draw, "start") / 2**63 if options["random_start"] else 0.5
     return begin + share * max(0.0, end - begin - length), min(length, end - begin)
 
@@ -147,11 +147,10 @@ def cim_item(row: dict, draw: int, options: dict) -> dict:
     path = _seen(row)
     column = next(one for one in SOUND_COLUMNS if row.get(one) not in (None, "") and os.path.basename(str(row[one])) != PLACEHOLDER)
     sound = path_of(row, column)
-    own = column in VIDEO_COLUMNS
-    heard_seconds = hearing.duration_of(sound)
-    start, seconds = _window(row, options["window"], draw, options, min(_shown_seconds(path), heard_seconds) if own else _shown_seconds(path))
+    start, seconds = _window(row, options["window"], draw, options, min(_shown_seconds(path), hearing.duration_of(sound)))
     starts = hearing.clip_starts(seconds, options["clips"], options["spacing"])
     clips = hearing.heard(sound, starts, begin=start, seconds=seconds)
+    hearing.check_audible(clips, sound)
     count = options["frames"]
     if options["fps"] is not None:
         times, rate = (np.arange(count) + 0.5) / options["fps"], options["fps"]
@@ -188,7 +187,8 @@ def condition(row: dict, options: dict) -> dict:
     `text` as UTF-8 bytes; `given` (samples, channels) float32 of `rate` Hz, what is heard while the video is shown; `regions` as JSON
     bytes (names, layout, boxes), for the process of the model; and of the sources either `sound`, the clips of all of them one source behind another as the
     encoder takes them, `counts` (S,) of each, and `picks` (S, T), each frame's clip; or, where they are still to be separated, the
-    `mixture` (samples,) at the separator's rate, `before`, the seconds in it before the video begins, and `queries` as JSON bytes.
+    `mixture` (samples,) at the separator's rate, `before`, the seconds in it before the video begins, `queries` as JSON bytes, and with
+    legacy_timing `clips`, how many are heard of it.
     `cells`: the sources, and where they are.
     """
     from avtools.models.maestro import hearing
@@ -204,7 +204,7 @@ def condition(row: dict, options: dict) -> dict:
     mixture = _mixture(row)
     if not files and mixture is None:
         raise RowError(f"has no sound to make a video of (columns looked at: {', '.join(dict.fromkeys((*MIXTURES, 'stem_paths', 'stem_path')))})")
-    if len(queries) < 2 and not files:
+    if not files and len(queries) < (2 if options["separator_rate"] is None else 1):  # nothing to take out of it: all of it is the source
         files, names, queries = [mixture], queries or [os.path.splitext(os.path.basename(mixture))[0]], []
     text = words(row, TEXT_COLUMNS, must=False) if options["use_text"] else ""
     count = len(queries or files)
@@ -223,6 +223,10 @@ def condition(row: dict, options: dict) -> dict:
         samples, rate = _sound(mixture, low, high)
         if not len(samples) or low + len(samples) / rate <= start:
             raise RowError(f"{mixture}: ends before start {start:g}; choose an earlier start")
+        if options["legacy_timing"]:
+            if len(samples) / rate < hearing.SECONDS:
+                raise RowError(f"{mixture}: its sound is {len(samples) / rate:.3g} s, and the original's clips are {hearing.SECONDS:g} s; leave legacy_timing off, or give a longer one")
+            samples, item["clips"] = samples[:, :1], np.int64(hearing.clip_count(hearing.duration_of(mixture)))
         item |= {"mixture": _resampled(samples.mean(1), rate, options["separator_rate"]), "before": np.float64(start - low), "queries": as_bytes(json.dumps(queries))}
         return item | {"cells": cells}
     found = [hear(file, start, options, name) for file, name in zip(files, names, strict=True)]
@@ -253,25 +257,25 @@ def hear(path: str, start: float, options: dict, name: str) -> tuple[np.ndarray,
     return clips, frame_clips(options["frames"], len(clips), options["fps"], starts, timing, start).numpy()
 
 
-def hear_samples(samples: np.ndarray, rate: int, before: float, options: dict, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """As :func:`hear`, of a separated source (samples,) whose video begins `before` seconds into it."""
+def hear_samples(samples: np.ndarray, rate: int, before: float, options: dict, name: str, clips: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """As :func:`hear`, of a separated source (samples,) whose video begins `before` seconds into it; with legacy_timing so many `clips` of it."""
     from avtools.models.maestro import hearing
     from avtools.models.maestro.context import frame_clips
 
     wave = _resampled(samples, rate, hearing.RATE)
     seconds = len(wave) / hearing.RATE
     if options["legacy_timing"]:
-        starts, timing = hearing.clip_starts(min(seconds, hearing.LEGACY_SECONDS), None, "pinned"), "legacy"
+        starts, timing = hearing.clip_starts(min(seconds, hearing.LEGACY_SECONDS), clips, "pinned"), "legacy"
     else:
         starts, timing = hearing.frame_starts(seconds, options["frames"], options["fps"], before), "time"
-    clips = np.stack([_fit(wave[hearing.first_sample(one) :][:, None], hearing.SAMPLES)[:, 0] for one in starts])
-    hearing.check_audible(clips, name)
-    return clips, frame_clips(options["frames"], len(clips), options["fps"], starts, timing, before).numpy()
+    found = np.stack([_fit(wave[hearing.first_sample(one) :][:, None], hearing.SAMPLES)[:, 0] for one in starts])
+    hearing.check_audible(found, name)
+    return found, frame_clips(options["frames"], len(found), options["fps"], starts, timing, before).numpy()
 
 
 def stems_of(row: dict) -> tuple[list[str], list[str]]:
     """(files, names) of the row's separated sources; empty where there are none.  `objects` are those of a synthetic scene."""
-    if not row.get("stem_paths") and (things := _objects(row)):
+    if not row.get("stem_paths") and (things := objects_of(row)):
         return [thing["stem_path"] for thing in things], [str(thing["class"]) for thing in things]
     files = listed(row, "stem_paths") or ([path_of(row, "stem_path")] if row.get("stem_path") not in (None, "") else [])
     names = listed(row, "queries") or ([str(row["query"])] if row.get("query") not in (None, "") else [])
@@ -282,18 +286,6 @@ def stems_of(row: dict) -> tuple[list[str], list[str]]:
     if files and not kept:
         raise RowError("has nothing but a residual; give the stems of sources")
     return [file for file, _ in kept], [name for _, name in kept]
-
-
-def _objects(row: dict) -> list[dict]:
-    things = row.get("objects") or []
-    if isinstance(things, str):
-        try:
-            things = json.loads(things)
-        except ValueError:
-            things = None
-    if not isinstance(things, list) or not all(isinstance(thing, dict) and {"stem_path", "class"} <= thing.keys() for thing in things):
-        raise RowError("column objects: is no list of objects with class and stem_path, as 'avtools synth' writes it")
-    return things
 
 
 def queries_of(row: dict, options: dict) -> list[str]:
@@ -354,13 +346,29 @@ def _mixture(row: dict) -> str | None:
 
 
 def _sound(path: str, start: float, end: float) -> tuple[np.ndarray, int]:
-    """((samples, channels) float32 of what is heard from `start` to `end`, Hz)."""
+    """((samples, channels) float32 of what is heard from `start` to `end`, Hz); a video's times begin with its first picture."""
     from avtools.media.soundfiles import read_sound
 
-    samples, rate = read_sound(path, start, end)
+    late = _late(path)
+    samples, rate = read_sound(path, Fraction(start) - late, Fraction(end) - late)
+    if missing := round(max(Fraction(0), min(late, Fraction(end)) - Fraction(start)) * rate):
+        samples = np.pad(samples, ((missing, 0), (0, 0)))
     if not np.isfinite(samples).all() or np.abs(samples).max(initial=0) > LOUDEST:
         raise MediaError(f"{path}: its sound holds samples beyond all measure; make it anew")
     return samples, rate
+
+
+def _late(path: str) -> Fraction:
+    """How much later than its first picture a video's sound begins, seconds; none of a sound file."""
+    from avtools.media.probe import probe
+    from avtools.media.soundfiles import sndfile
+
+    file = sndfile(path)
+    if file is not None:
+        file.close()
+        return Fraction(0)
+    found = probe(path)
+    return found.sound.start - found.picture.start if found.sound is not None and found.picture is not None and not found.picture.is_image else Fraction(0)
 
 
 def _together(sounds: list[tuple[np.ndarray, int]]) -> tuple[np.ndarray, int]:

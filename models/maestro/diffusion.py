@@ -83,11 +83,12 @@ class Noise:
 
     def plain(self) -> dict:
         """Diffusers' fields of the schedule that x / c has."""
+        fields = {"skip_prk_steps": True, **self.fields}  # PNDM's first steps, where a folder does not say otherwise
         if not self.scaled:
-            return self.fields
+            return fields
         share = (self.alphas.double().sqrt() * self.scale / self.length) ** 2
         betas = 1 - share / torch.cat([share.new_ones(1), share[:-1]])
-        return {**self.fields, "trained_betas": betas.tolist()}
+        return {**fields, "trained_betas": betas.tolist()}
 
 
 def _like(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -141,6 +142,8 @@ def check(settings: "Settings", noise: Noise) -> None:
             raise UsageError(f"sampling.eta {settings.eta:g}: from 0 to 1")
     options = {"scheduler": "ddim" if name == SCALED else name, "steps": settings.steps, "guidance": settings.guidance, "text_guidance": 0.0}
     solvers.check(options, noise.fields)
+    if name == "pndm" and settings.steps < 4 and not noise.fields.get("skip_prk_steps", True):
+        raise UsageError(f"--steps {settings.steps}: 4 at least, with pndm as this noise schedule begins it (skip_prk_steps)")
 
 
 @dataclasses.dataclass(frozen=True)

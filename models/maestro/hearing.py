@@ -35,11 +35,16 @@ def clip_starts(duration: float, clips: int | None = None, spacing: str = "sprea
     "spread": D = clips - 1, from the begin of the sound to its end (one clip: its begin).  "pinned": D = clips, as of the old
     library that the original pins, which leaves the end unheard.  `clips`: by default :func:`clip_count`.
     """
+    clips = clip_count(duration) if clips is None else clips
+    parts, room = _parts(clips, spacing), max(0.0, duration - SECONDS)
+    return [k * room / parts for k in range(clips)]
+
+
+def _parts(clips: int, spacing: str) -> int:
+    """D above."""
     if spacing not in SPACINGS:
         raise ValueError(f"no such spacing: {spacing}")
-    clips = clip_count(duration) if clips is None else clips
-    parts, room = clips if spacing == "pinned" else max(clips - 1, 1), max(0.0, duration - SECONDS)
-    return [k * room / parts for k in range(clips)]
+    return clips if spacing == "pinned" else max(clips - 1, 1)
 
 
 def frame_starts(duration: float, frames: int, fps: float, begin: float = 0.0) -> list[float]:
@@ -106,16 +111,23 @@ def heard_legacy(path, clips: int | None = None, spacing: str = "pinned") -> tup
     if duration < SECONDS:
         raise MediaError(f"{path}: its sound is {duration:.3g} s, and the original's clips are {SECONDS:g} s; leave the legacy form, or give a longer one")
     clips = clip_count(duration_of(path)) if clips is None else clips
-    starts = clip_starts(duration, clips, spacing)
     wave = sync_clips.resampled(samples, rate)
+    begins = _legacy_begins(wave.shape[1], clips, spacing)
     made = np.zeros((clips, SAMPLES), np.float32)
     with np.errstate(all="ignore"):
-        for clip, start in zip(made, starts, strict=True):
-            piece = wave[:, first_sample(start) :][:, :SAMPLES]
+        for clip, begin in zip(made, begins, strict=True):
+            piece = wave[:, begin:][:, :SAMPLES]
             piece -= piece.mean()  # in place: the next clip may share some of it
             clip[: piece.shape[1]] = piece[0]
     _check_numbers(made, path)
-    return made, starts
+    return made, [begin / RATE for begin in begins]
+
+
+def _legacy_begins(samples: int, clips: int, spacing: str) -> list[int]:
+    """:func:`clip_starts` of so many samples at 16 kHz as the original rounds them: floating-point seconds of the resampled sound in exact parts."""
+    parts = _parts(clips, spacing)
+    room = Fraction(max(samples / RATE - SECONDS, 0))
+    return [int(room / parts * k * RATE) for k in range(clips)]
 
 
 def first_sample(start: float) -> int:
@@ -151,7 +163,7 @@ class Hearing(nn.Module):
 
     def __init__(self, tower):
         super().__init__()
-        self.tower, self.dim = tower.eval().requires_grad_(False), tower.size.dim
+        self.tower, self.dim = tower.float().eval().requires_grad_(False), tower.size.dim
 
     def train(self, mode: bool = True):
         return super().train(False)
@@ -159,7 +171,8 @@ class Hearing(nn.Module):
     @torch.no_grad()
     def forward(self, spectrograms: torch.Tensor) -> torch.Tensor:
         weight = self.tower.preprocessor.cls_token
-        return torch.cat([self.tower.hidden(some.to(weight)).float() for some in spectrograms.split(AT_ONCE)])
+        with torch.autocast(weight.device.type, enabled=False):
+            return torch.cat([self.tower.hidden(some.to(weight)) for some in spectrograms.split(AT_ONCE)])
 
 
 def load_hearing(weights, size=None, system: str = "maestro") -> Hearing:

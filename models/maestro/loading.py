@@ -149,13 +149,13 @@ def image_unet(folder: pathlib.Path):
 
     inner = folder / "unet"
     file = checkpoint.weights_file(inner)
-    told = checkpoint._json(inner / "config.json")
+    told = checkpoint.json_of(inner / "config.json")
     if told.get("_class_name") != checkpoint.IMAGE:
         raise FatalError(f"{inner / 'config.json'}: of {told.get('_class_name') or 'nothing that it names'}, not of a {checkpoint.IMAGE}; give the folder of Stable Diffusion 2.1")
     with torch.device("meta"):  # takes over the file's tensors
         unet = UNet2DConditionModel.from_config(told)
     hub.load_strict(unet, hub.tensors(file), file)
-    return unet.eval().requires_grad_(False), checkpoint._json(folder / "scheduler" / "scheduler_config.json")
+    return unet.eval().requires_grad_(False), checkpoint.json_of(folder / "scheduler" / "scheduler_config.json")
 
 
 def init_injection(module, path) -> None:

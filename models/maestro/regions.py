@@ -14,6 +14,7 @@ from typing import NamedTuple
 from avtools.errors import RowError, UsageError
 
 SLACK = 1e-6  # by which boxes may overlap: the rounding of what lies between key frames
+LATEST = 100_000  # number of a frame in a row's boxes: all before it are looked at
 INSET = 0.01  # of the picture, by which soft boxes are smaller on each side before they are cut to cells, as released
 
 
@@ -236,7 +237,7 @@ def _read(text: str, names: tuple[str, ...]) -> tuple[int, int, Box]:
 
 def _checked(values, where: str, error) -> Box:
     box = Box(*values)
-    if min(box) < 0 or max(box) > 1:
+    if not all(0 <= edge <= 1 for edge in box):
         raise error(f"{where}: reaches outside of the picture; fractions are 0 to 1")
     if box.left >= box.right or box.top >= box.bottom:
         raise error(f"{where}: is empty; LEFT is below RIGHT, and TOP below BOTTOM")
@@ -249,7 +250,7 @@ def of_row(row: dict, names) -> Regions:
     if text := row.get("boxes"):
         try:
             tracks = tuple(_track(one) for one in (json.loads(text) if isinstance(text, str) else text))
-        except (ValueError, TypeError, RecursionError):
+        except (ValueError, TypeError, OverflowError, RecursionError):
             raise RowError("column boxes: is not a list of [left, top, right, bottom], or of lists of [frame, left, top, right, bottom]") from None
         made = Regions(names, tracks, tracks)
         if len(tracks) != len(names):
@@ -258,7 +259,7 @@ def of_row(row: dict, names) -> Regions:
             raise RowError(f"column boxes: those of {names[clash[0]]} and {names[clash[1]]} overlap")
         return made
     layout = row.get("layout")
-    if layout not in LAYOUTS:
+    if not isinstance(layout, str) or layout not in LAYOUTS:
         why = f"column layout: '{layout}' is none of {', '.join(LAYOUTS)}" if layout else "has neither layout nor boxes, which tell where each source is"
         raise RowError(why)
     if len(LAYOUTS[layout][1]) != len(names):
@@ -270,6 +271,8 @@ def _track(value) -> tuple[tuple[int, Box], ...]:
     keys = [[0, *value]] if value and not isinstance(value[0], list) else value
     made = {}
     for number, *box in keys:
+        if isinstance(number, int) and number > LATEST:
+            raise RowError(f"column boxes: frame {number} is later than any that is looked for ({LATEST})")
         if not isinstance(number, int) or number < 0 or len(box) != 4 or number in made:
             raise ValueError
         made[number] = _checked([float(one) for one in box], "column boxes", RowError)

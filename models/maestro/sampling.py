@@ -66,7 +66,9 @@ def separated(items: list[dict], separator, options: dict) -> list[dict]:
         stems = stems[:, : len(item["mixture"])]
         if not np.isfinite(stems).all():
             raise RowError("what the separator makes of its sound is not finite; try --precision fp32")
-        found = [data.hear_samples(stem, separator.sample_rate, float(item["before"]), options, f"{query} (separated)") for stem, query in zip(stems, queries, strict=True)]
+        how = separator.sample_rate, float(item["before"]), options
+        clips = int(item["clips"]) if "clips" in item else None
+        found = [data.hear_samples(stem, *how, f"{query} (separated)", clips) for stem, query in zip(stems, queries, strict=True)]
         made.append({**item, **data.sounds_of(found, options)})
     return made
 

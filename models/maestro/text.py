@@ -158,7 +158,7 @@ def load_text(
     where = where or "these weights"
     tensors = from_open_clip(source, prefix if any(name.startswith(prefix) for name in source) else "")
     config = config_of(tensors, where, heads)
-    return _filled(tensors, config, layer or "penultimate", where=where)
+    return _filled(tensors, config, layer or "penultimate", _is_whole(config), where=where)
 
 
 def config_of(tensors: Mapping[str, torch.Tensor], where: str, heads: int | None = None) -> dict:
@@ -188,10 +188,14 @@ def _from_folder(folder: pathlib.Path, layer: str | None) -> TextTower:
     if file is None:
         raise FatalError(f"{folder}: has none of {', '.join(WEIGHTS)}; give a text_encoder folder as transformers writes it")
     tensors = {name.removeprefix("text_model."): tensor for name, tensor in hub.tensors(file).items()}
-    # Stable Diffusion 2's folder ends with the block that it reads: it leaves out one of ViT-H-14's 24
-    whole = (config["hidden_size"], config["num_hidden_layers"]) != (CONFIG["hidden_size"], CONFIG["num_hidden_layers"] - 1)
+    whole = _is_whole(config)
     layer = layer or ("last" if whole else "penultimate")
     return _filled(tensors, config, layer, whole, _pads_with_end(folder.parent / "tokenizer"), where=file)
+
+
+def _is_whole(config: dict) -> bool:
+    """Stable Diffusion 2's folder ends with the block that it reads: it leaves out one of ViT-H-14's 24."""
+    return (config["hidden_size"], config["num_hidden_layers"]) != (CONFIG["hidden_size"], CONFIG["num_hidden_layers"] - 1)
 
 
 def _pads_with_end(folder: pathlib.Path) -> bool:

@@ -1,6 +1,7 @@
 """MAESTRO's way from sound and text to what frames attend to: clips, resampler, text tower, places, timing and losses."""
 
 import json
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -120,6 +121,16 @@ def test_overlapping_clips_leak_in_the_legacy_form_only(tmp_path):
     assert np.ptp(hearing.heard(path, hearing.clip_starts(3.0, 2, "pinned"))) < 1e-6
 
 
+@pytest.mark.parametrize("samples, rate, clips", [(290179, 44100, 7), (290179, 44100, 5), (300502, 44100, 5), (100001, 16000, 6)])
+def test_legacy_clips_begin_at_the_originals_samples(tmp_path, samples, rate, clips):
+    """Its clips are cut from what is resampled, in exact fractions of that sound's floating-point seconds, rounded down."""
+    path = wav(tmp_path / "some.wav", tone(samples / rate, rate), rate)
+    length = -(-samples * 16000 // rate)
+    for spacing, parts in (("pinned", clips), ("spread", clips - 1)):
+        _, starts = hearing.heard_legacy(path, clips, spacing)
+        assert [hearing.first_sample(start) for start in starts] == [int(Fraction(length / 16000 - 2) / parts * k * 16000) for k in range(clips)]
+
+
 def test_what_cannot_be_heard_is_told(tmp_path):
     quiet = wav(tmp_path / "quiet.wav", tone(4.0) * 1e-4)
     with pytest.raises(RowError, match=r"dog: is silent.*leave this source out"):
@@ -147,6 +158,11 @@ def test_the_tower_hears_each_clip_by_itself(tmp_path):
     torch.testing.assert_close(tokens[1:2], net(mels[1:2]))
     torch.testing.assert_close(made.audio.postprocessor(made.audio.head(tokens)), made.audio(mels))
     assert (tokens[0] - tokens[2]).abs().max() > 0.1
+    torch.save({name: tensor.bfloat16() for name, tensor in small_imagebind.released(made).items()}, tmp_path / "half.pth")
+    half = hearing.load_hearing(tmp_path / "half.pth", small_imagebind.SIZES["audio"])
+    assert all(parameter.dtype == torch.float32 for parameter in half.parameters())
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(net(mels), tokens)
     with pytest.raises(FatalError, match="no audio tower"):
         torch.save({"modality_trunks.vision.blocks.0.norm_1.bias": torch.zeros(8)}, tmp_path / "other.pth")
         hearing.load_hearing(tmp_path / "other.pth")
@@ -327,6 +343,8 @@ def test_a_folder_without_the_last_block_gives_the_same_as_the_whole_tower(tmp_p
         torch.testing.assert_close(found(["a dog"]), tower(["a dog"]), atol=0, rtol=0)
         with pytest.raises(FatalError, match="last block.*lack it"):
             found(["a dog"], "last")
+    published = {name: tensor for name, tensor in open_clip(tower).items() if "resblocks.3." not in name}  # the same without a folder
+    torch.testing.assert_close(text.load_text(published, heads=2)(["a dog"]), tower(["a dog"]), atol=0, rtol=0)
     again = text.TextTower(**json.loads(json.dumps(found.told)))  # what a checkpoint of ours keeps of it
     hub.load_strict(again.model, found.model.state_dict(), "here")
     torch.testing.assert_close(again(["a dog"]), tower(["a dog"]))

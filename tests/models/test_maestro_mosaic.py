@@ -116,6 +116,8 @@ def test_rows_keep_regions():
         ({}, "neither layout nor boxes"), ({"layout": "x"}, "'x' is none of"), ({"layout": "quad"}, "quad is for 4 sources, and the row has 2"),
         ({"boxes": "[[0,0,1,1]]"}, "1 boxes for 2"), ({"boxes": "[1"}, "is not a list"), ({"boxes": "[[0,0,1],[0,0,1,1]]"}, "is not a list"),
         ({"boxes": "[[0,0,2,1],[0,0,1,1]]"}, "outside"), ({"boxes": "[[0,0,1,1],[0,0,1,1]]"}, "overlap"), ({"boxes": "[[], [0,0,1,1]]"}, "is not a list"),
+        ({"boxes": "[[0,0,NaN,1],[0.5,0,1,1]]"}, "outside"), ({"boxes": f"[[{'9' * 400},0,0.5,1],[0.5,0,1,1]]"}, "is not a list"),
+        ({"boxes": "[[[0,0,0,0.5,1],[1000000000000,0,0,0.4,1]],[0.5,0,1,1]]"}, "frame 1000000000000"), ({"layout": ["lr"]}, "is none of"),
     ):  # fmt: skip
         with pytest.raises(RowError, match=re.escape(told)):
             of_row(row, ("a", "b"))

@@ -151,6 +151,20 @@ def test_pictures_stand_at_the_middles_of_clips_whatever_the_length(tmp_path):
     np.testing.assert_allclose(legacy["middles"], 1 + 1.6 * np.arange(5))
 
 
+def test_a_window_lies_where_there_is_picture_and_sound(tmp_path):
+    """A sound of its own that is over early, and one that is silent."""
+    long = synthesise(tmp_path, 1, 1, 3, 12)[0]
+    given = data.cim_options(settings.resolve(CimConfig, CIM_PRESETS, None, None, ["height=24", "width=32", "sound_encoder=bands", "window=4"]), None)
+    row = {**long, "stem_path": noise_file(tmp_path / "s.wav", 1.5)}
+    for draw in (0, 1 << 61, 3 << 61):
+        item = data.cim_item(row, draw, given)
+        assert np.abs(item["sound"][:, :24000]).max() > 0.1 and item["times"][-1] < 1.5
+    with pytest.raises(RowError, match="its video or sound ends at 1.5 s"):
+        data.cim_item({**row, "start": 2}, 0, given)
+    with pytest.raises(RowError, match="z.wav: is silent"):
+        data.cim_item({**row, "stem_path": sound_file(tmp_path / "z.wav", np.zeros((RATE * 3, 1)))}, 0, given)
+
+
 def test_an_item_s_loss_is_its_own_in_any_batch(scenes, weights):
     for system in (cim(weights), cim(weights, "trains_keys=true", "clips=3"), video()):
         with torch.no_grad():
@@ -272,6 +286,9 @@ def test_sources_keep_their_places_whatever_their_order(scenes, weights):
         ({"start": -1}, {}, "before the sound begins"),
         ({"stem_paths": [], "queries": [], "audio_path": ""}, {}, "has no sound"),
         ({"queries": ["residual", "residual"]}, {}, "nothing but a residual"),
+        ({"queries": ["dog", ""]}, {}, "column queries: .* no list of texts"),
+        ({"layout": ["lr"]}, {}, "is none of lr"),
+        ({"stem_paths": "", "queries": "", "objects": [{"class": "dog", "stem_path": 3}]}, {}, "column objects"),
     ],
 )
 def test_bad_rows_are_told(scenes, weights, row, given, told):
@@ -317,6 +334,21 @@ def test_frames_hear_their_own_time(tmp_path, weights):
     assert system.condition({"audio_path": path}, legacy)["picks"][0].tolist() == [0] * 8 + [1] * 8
 
 
+def test_a_video_s_sound_is_heard_and_put_where_it_lies_under_the_picture(tmp_path, weights):
+    """It begins a quarter of a second after the first picture."""
+    from test_augment_clips import write
+
+    write(tmp_path / "a.mkv", range(20), sound_at=0.25)
+    path, system = str(tmp_path / "a.mkv"), Maestro.from_weights(weights, "tiny")
+    for start, silent in ((0, 0.25), (0.1, 0.15), (0.5, 0)):
+        item = system.condition({"path": path, "start": start}, system.sample_options(GIVEN))
+        rate, begin = int(item["rate"]), round(silent * item["rate"])
+        assert item["given"].shape == (2 * rate, 1) and np.abs(item["given"][begin + rate // 50 :][: rate // 4]).max() > 0.03
+        assert not item["given"][: max(0, begin - rate // 200)].any()
+    late = np.flatnonzero(np.abs(system.condition({"path": path}, system.sample_options(GIVEN))["sound"][0]) > 0.02)[0]
+    assert late == pytest.approx(0.25 * RATE, abs=80)
+
+
 def test_a_mixture_is_separated_on_the_way(scenes, weights, tmp_path):
     from avtools.models.audiosep import config as audiosep
     from avtools.models.audiosep.system import AudioSep
@@ -327,11 +359,19 @@ def test_a_mixture_is_separated_on_the_way(scenes, weights, tmp_path):
     hub.save_checkpoint(tmp_path / "sep", {"model.safetensors": (system.trainable.state_dict(), None)}, "audiosep", settings.as_dict(system.config))
     both = hub.Weights({**weights.sources, "separator": str(tmp_path / "sep")})
     asked = maestro(both, 'sampling.queries=["ball","bell"]')
+    alone = asked.condition({"id": "m", "audio_path": scenes[0]["mixture_path"], "queries": ["ball"]}, asked.sample_options(GIVEN))
+    assert "mixture" in alone and alone["cells"] == {"queries": ["ball"], "stem_paths": [], "layout": "", "boxes": ""}  # one of it, not all
+    assert sum(item["counts"].sum() for item in drawing.separated([alone], asked.separator, asked.sample_options(GIVEN))) == 1
     row = {"id": "m", "audio_path": scenes[0]["mixture_path"]}
     item = asked.condition(row, asked.sample_options(GIVEN))
     assert item["mixture"].shape == (32000,) and item["cells"]["queries"] == ["ball", "bell"]
     (one,) = made_of(asked, [row])
     assert one["frames"].shape == (4, 24, 32, 3)
+    legacy = asked.sample_options(GIVEN) | {"legacy_timing": True}
+    long = asked.condition({"id": "l", "audio_path": noise_file(tmp_path / "l.wav", 15)}, legacy)  # 10 s of it, as many clips as all of it has room for
+    assert len(long["mixture"]) == 160000 and drawing.separated([long], asked.separator, legacy)[0]["counts"].tolist() == [7, 7]
+    with pytest.raises(RowError, match="is 1.5 s, and the original's clips are 2 s"):
+        asked.condition({"id": "s", "audio_path": noise_file(tmp_path / "s.wav", 1.5)}, legacy)
     with_own = asked.condition({**row, "queries": '["rain", "wind", "a dog"]'}, asked.sample_options(GIVEN))
     assert with_own["cells"]["layout"] == "three"
     without = maestro(weights, 'sampling.queries=["ball","bell"]')
@@ -479,8 +519,52 @@ def test_groups_need_their_column_and_come_with_errors(scenes, weights, tmp_path
     (record,) = records
     assert header == ["id", "audio_path", "stem_paths", "group", "error"]
     assert record.row["error"] == "no such file" and record.row["stem_paths"] == ["a.wav", "b.wav"] and record.row["id"] == "g"
+    (tmp_path / "t.jsonl").write_text('{"id": "1", "stem_path": "a.wav", "group": "g"}\n' * 2)
+    with pytest.raises(UsageError, match="--group-by gruop: the table has no such column .it has: id, stem_path, group"):
+        sampling.grouped((str(tmp_path / "t.jsonl"),), None, "gruop")(None)
+    (tmp_path / "t.csv").write_text("id,group\n1,g\n")
+    with pytest.raises(UsageError, match="no column 'stem_paths' or .* .it has: id, group"):
+        sampling.grouped((str(tmp_path / "t.csv"),), None, "group", Maestro.needs)(None)
 
 
+def test_names_in_a_group_are_those_of_their_own_stems(weights, tmp_path):
+    """A stem without name and a name without stem, in rows of their own, are no pair; a row with neither is none of the sources."""
+    table = tmp_path / "t.csv"
+    table.write_text("stem_path,query,group\na.wav,,g\n,rain,g\n,,g\nb.wav,dog,h\nc.wav,cat,h\n,,h\n")
+    *_, records = sampling.grouped((str(table),), None, "group")(None)
+    wrong, right = (record.row for record in records)
+    assert (wrong["stem_paths"], wrong["queries"]) == (["a.wav", ""], ["", "rain"])
+    assert (right["stem_paths"], right["queries"]) == (["b.wav", "c.wav"], ["dog", "cat"])
+    system = Maestro.from_weights(weights, "tiny")
+    with pytest.raises(RowError, match="no list of texts"):
+        system.condition(wrong, system.sample_options(GIVEN))
+
+
+def test_groups_of_stems_alone_have_names_of_their_own(weights, tmp_path):
+    """Each group has its dog.wav; a group that is torn in two is told."""
+    for folder in "xyz":
+        (tmp_path / folder).mkdir()
+        for k, name in enumerate(("dog", "rain")):
+            noise_file(tmp_path / folder / f"{name}.wav", 2, k)
+    table = tmp_path / "t.csv"
+    rows = [f"{tmp_path}/{folder}/{name}.wav,{name},{group}\n" for folder, group in ("xx", "yy", "zx") for name in ("dog", "rain")]
+    table.write_text("stem_path,query,group\n" + "".join(rows))
+    status, made = sampled(tmp_path, weights, table)
+    assert status == 1 and [row["generated_path"] for row in made] == [str(tmp_path / "made" / f"{name}.mp4") for name in "xy"]
+
+
+def test_stems_of_a_scene_s_objects_count_as_its_files(scenes):
+    row = {name: scenes[0][name] for name in ("id", "mixture_path", "objects")}
+    stems_ = tuple(one["stem_path"] for one in row["objects"])
+    for objects in (row["objects"], json.dumps(row["objects"])):
+        files, cells = sampling.sources({**row, "objects": objects}, data.COLUMNS)
+        assert files == (row["mixture_path"], *stems_) and cells["objects"] == str(objects)
+        assert sampling.stem({**row, "objects": objects}, files) == sampling.stem(row, files[:1])
+        assert sampling.stem({"id": "a", "objects": objects}, stems_) == "a"
+    assert sampling.sources({**row, "stem_paths": ["a.wav"]}, data.COLUMNS)[0] == (row["mixture_path"], "a.wav")
+
+
+@pytest.mark.long
 def test_from_a_mixture_to_a_video_on_the_command_line(scenes, weights, avtools):
     """Separated without a network into what is sustained and what is struck, each with a box of its own; other systems know no boxes."""
     table = avtools.folder / "t.csv"
@@ -523,6 +607,29 @@ def test_a_run_of_cim_goes_on_bit_for_bit(scenes, weights, tmp_path):
     assert made_of(system, [stems(scenes[0])])[0]["frames"].shape == (4, 24, 32, 3)
 
 
+def test_a_run_of_maestro_video_goes_on_bit_for_bit(scenes, tmp_path):
+    """With everything that is drawn: dropout, texts left out, mirrored clips, starts."""
+    from avtools import rows
+    from avtools.training import checkpoint, run as runs
+
+    table = tmp_path / "t.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in scenes))
+
+    def train(name, steps):
+        sets = ["dropout=0.2", "text_dropout=0.5", "flip=0.5", "random_start=true", "frames=2", "fps=4", "train.batch_size=2", "train.accumulate=2", "train.schedule=constant"]
+        sets += [f"train.max_steps={steps}", "train.checkpoint_every=2", "train.warmup_steps=0"]
+        system = MaestroVideo(settings.resolve(VideoConfig, VIDEO_PRESETS, "tiny", None, [*SMALL, *sets]))
+        request = runs.Request(run=str(tmp_path / name), weights=NONE, init=NONE, source=rows.open_rows([str(table)]), valid=None, jobs=1)
+        assert runs.train(system, request) == 0
+        return checkpoint.load(str(tmp_path / name), steps)[0]
+
+    whole = train("whole", 4)
+    train("parts", 2)
+    parts = train("parts", 4)
+    for kind in whole:
+        assert all(torch.equal(tensor, parts[kind][name]) for name, tensor in whole[kind].items())
+
+
 def test_the_workflow_plans_every_stage():
     def plan(*variables):
         done = subprocess.run(["make", "-n", "-f", "workflows/maestro.mk", "OUT=/nowhere", *variables], cwd=ROOT, capture_output=True, text=True)
@@ -534,8 +641,10 @@ def test_the_workflow_plans_every_stage():
         assert stage in small
     assert "--group-by" not in small and " separate " not in small  # scenes bring their stems along
     published = plan("CLIPS=c", "TABLE=t.csv", "SEPARATOR=s", "BASE=b", "WEIGHTS=w", "METRICS=region-agreement", "LAYOUT=td", "TEXT=1")
-    assert " train " not in published.replace("split/train", "") and "--query-column queries" in published and "--group-by group" in published
+    assert " train " not in published.replace("split/train", "") and '--query-column "queries"' in published and "--group-by group" in published
     assert '--weights "w" --weights "base=b"' in published and "score region-agreement" in published and "--layout td" in published and "use_text" not in published
+    assert '--weights "base=hf:VideoCrafter/VideoCrafter2"' in plan("CLIPS=c", "BASE=hf:VideoCrafter/VideoCrafter2", "WEIGHTS=w")
+    assert "--propose" in plan("CLIPS=c", "TABLE=t.csv", "QUERIES=", "BASE=b", "WEIGHTS=w")
 
 
 def test_settings_that_make_no_sense_are_refused(weights):
@@ -547,6 +656,8 @@ def test_settings_that_make_no_sense_are_refused(weights):
     for sets, told in ((["spacing=near"], "spacing"), (["clips=0"], "clips"), (["learns_of=nothing"], "learns_of")):
         with pytest.raises(UsageError, match=told):
             Cim(settings.resolve(CimConfig, CIM_PRESETS, "tiny", None, sets))
+    with pytest.raises(UsageError, match="batch_size 0: 1 at least"):
+        sampling.work(Maestro.from_weights(weights, "tiny", ["sampling.batch_size=0"]), weights, GIVEN)
     with pytest.raises(UsageError, match="one of lr"):
         Maestro.from_weights(weights, "tiny", ["sampling.layout=xy"]).sample_options(GIVEN)
     with pytest.raises(UsageError, match="trains"):

@@ -301,6 +301,14 @@ def test_a_checkpoint_that_does_not_fit_is_refused_with_what_is_wrong(tmp_path, 
     assert "model.ckpt" in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("part", ["model.diffusion_model.", "first_stage_model."])
+def test_a_checkpoint_of_sizes_that_make_no_network_is_refused(tmp_path, part):
+    shapes = {name: [max(1, n // 2) if n in (32, 64, 128, 256) else n for n in shape] if name.startswith(part) else shape for name, shape in released().items()}
+    torch.save({"state_dict": {name: torch.zeros(shape) for name, shape in shapes.items()}}, tmp_path / "model.ckpt")
+    with pytest.raises(FatalError, match=r"model\.ckpt: no .* can be made .*give VideoCrafter2's model\.ckpt"):
+        checkpoint.load_base(tmp_path / "model.ckpt")
+
+
 def pipeline(folder, **changes):
     """A text-to-video model in diffusers' layout."""
     torch.manual_seed(3)
@@ -318,6 +326,9 @@ def test_any_diffusers_base_samples(tmp_path):
     schedule = diffusion.Noise(base.schedule)
     assert schedule.prediction == "v_prediction" and not schedule.scaled and base.codec.scale == 0.5
     context, null = base.text(["a dog barks"]), base.text([""])
+    assert base.text.layer == "last"  # as its pipeline reads it: not every network was trained on the block before
+    theirs = transformers.CLIPTextModel.from_pretrained(tmp_path / "text_encoder")(base.text.ids([""])).last_hidden_state
+    torch.testing.assert_close(null, theirs, atol=1e-5, rtol=1e-4)
     noise, generators = diffusion.seeded([5], (4, 3, 6, 8))
     made = diffusion.sample(base.unet, noise, context, null, schedule, diffusion.Settings(3, guidance=3.0), generators=generators)
     pictures = codec.decode(base.codec, made)
@@ -331,6 +342,20 @@ def test_a_base_whose_parts_do_not_belong_together_is_refused(tmp_path):
     (tmp_path / "vae").rename(tmp_path / "away")
     with pytest.raises(FatalError, match="has no vae"):
         checkpoint.load_base(tmp_path)
+
+
+def test_autoencoders_of_another_kind_are_refused(tmp_path):
+    pipeline(tmp_path)
+    file = tmp_path / "vae" / "config.json"
+    own = json.loads(file.read_text())
+    for changes, said in (
+        ({"_class_name": "AutoencoderKLTemporalDecoder"}, "of AutoencoderKLTemporalDecoder"),
+        ({"shift_factor": 0.1159}, "shift_factor 0.1159"),  # which its latents would lack
+        ({"norm_num_groups": 5}, "no autoencoder can be made"),
+    ):
+        file.write_text(json.dumps({**own, **changes}))
+        with pytest.raises(FatalError, match=rf"vae.config\.json: .*{said}"):
+            checkpoint.load_base(tmp_path)
 
 
 def test_networks_of_another_kind_are_refused(tmp_path):
@@ -524,6 +549,18 @@ def test_steps_are_as_many_as_asked_for_but_for_the_originals():
     assert diffusion.ScaledDdim(schedule, 50).times == diffusion.ScaledDdim(schedule, 50, legacy=True).times == list(range(981, 0, -20))
     assert len(diffusion.ScaledDdim(schedule, 30, legacy=True)) == 31
     assert schedule.scale[0] == 1 and schedule.scale[399] == schedule.scale[999] == pytest.approx(0.7)
+
+
+def test_every_solver_takes_few_steps_or_says_how_many():
+    context = torch.zeros(1, 3, 2)
+    for scheduler in diffusion.SCHEDULERS:
+        for steps in (1, 2, 3):
+            schedule, settings = diffusion.Noise(diffusion.SCHEDULE), diffusion.Settings(steps, scheduler, guidance=1.0)
+            diffusion.check(settings, schedule)
+            noise, generators = diffusion.seeded([1], (4, 1, 2, 2))
+            assert diffusion.sample(lambda x, *_, **__: 0.1 * x, noise, context, None, schedule, settings, generators=generators).isfinite().all()
+    with pytest.raises(UsageError, match="--steps 3: 4 at least"):  # as a folder may have it
+        diffusion.check(diffusion.Settings(3, "pndm"), diffusion.Noise({**PLAIN, "skip_prk_steps": False}))
 
 
 @pytest.mark.parametrize(

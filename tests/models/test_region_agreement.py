@@ -8,6 +8,7 @@ import pathlib
 import pickle
 import re
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -88,6 +89,21 @@ def test_each_region_shows_its_box_of_each_picture(clip):
     moving = regions_of(("a", "b"), boxes=["a@0=0,0,.5,.4", "a@15=0,.6,.5,1", "b=.5,0,1,1"], frames=16)
     first = seen(row_of(clip, ("dog", "cat"), layout="", **moving.columns()))[:, 0, 112, 112, 0].astype(int)
     assert abs(first[0] - 20) <= 2 and abs(first[-1] - (120 + 15)) <= 2
+
+
+def test_a_picture_that_is_shown_for_long_counts_as_often(clip):
+    import av
+
+    with av.open(str(clip / "slow.mkv"), "w") as out:
+        stream = out.add_stream("ffv1", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 40, "gray"
+        for level, at in ((50, 0), (100, 13), (150, 19)):
+            frame = av.VideoFrame.from_ndarray(np.full((40, 64), level, np.uint8), format="gray")
+            frame.pts, frame.time_base = at, Fraction(1, 10)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+    found = seen(row_of(clip, ("dog", "cat"), path=str(clip / "slow.mkv")))[:, 0, 112, 112, 0].astype(int)
+    assert np.abs(found - [50, 50, 50, 100]).max() <= 2  # at 0, 0.5, 1 and 1.5 s
 
 
 def test_pairs_that_agree_are_counted():
