@@ -82,8 +82,28 @@ class System:
         """Name -> parameters (or parameter groups) of each optimizer; a step asks for their losses in this order."""
         return {"main": [p for p in self.trainable.parameters() if p.requires_grad]}
 
-    def batch_sampler(self, rows, seed: int, size: int) -> Iterator[list[tuple[int, int]]] | None:
-        """Batches of one size in an endless, reproducible order, each a list of (epoch, row number); None: shuffled rows."""
+    def batch_sampler(self, rows, seed: int, size: int) -> Iterator[list[tuple]] | None:
+        """Batches in an endless, reproducible order, each a list of (epoch, row number) or (epoch, row number, place); None: shuffled rows.
+
+        Where items of all rows do not fit into one batch, a place says what its items are to be (a bucket): the item's function finds it
+        as `row["place"]`, and a row that stands in for an unreadable one is of :meth:`substitute`.  Batches may then differ in size.
+        """
+        return None
+
+    def substitute(self, rows, number: int, place) -> int:
+        """The number of a row that may stand at `place`, from a large drawn `number`."""
+        return number % len(rows)
+
+    def batch_items(self, rows, size: int) -> float:
+        """How many items a micro-batch has on average, where `size` are asked for: what epochs are counted with."""
+        return size
+
+    def left_out(self, rows) -> Iterable[tuple[int, str]]:
+        """(row number, why) of rows that :meth:`batch_sampler` can never give; they are counted, and listed in RUN/left-out.jsonl."""
+        return ()
+
+    def valid_batches(self, rows, size: int) -> list[list[tuple]] | None:
+        """All batches of a validation, entries as of :meth:`batch_sampler`; None: the rows in their order, `size` at a time."""
         return None
 
     def trainable_state(self) -> dict | None:

@@ -65,8 +65,8 @@ class Plan:
             for _ in range(batches):
                 next(self.own)
 
-    def next(self) -> list[tuple[int, int]]:
-        """The (epoch, row number) pairs of this rank's next micro-batch."""
+    def next(self) -> list[tuple]:
+        """The (epoch, row number), and where the system has them place, of this rank's next micro-batch."""
         if self.own is not None:
             found = [next(self.own) for _ in range(self.size)]
             return found[self.rank]
@@ -137,7 +137,7 @@ class Loader:
         self.jobs = jobs or max(1, cpus() // local_size)
         self.timeout = timeout or SECONDS_PER_ITEM
         self.function, self.options = system.item_work()
-        self.cache: dict[int, dict] | None = {} if cache_gb and system.item_is_fixed() else None
+        self.cache: dict[tuple, dict] | None = {} if cache_gb and system.item_is_fixed() else None
         self.room = cache_gb * 2**30
         self.waited = 0.0  # seconds that `next` has waited
         self.items = 0  # that workers have made
@@ -147,7 +147,7 @@ class Loader:
         self._batches: queue.Queue = queue.Queue(2)
         self.folder = _shared_folder()
 
-    def start(self, plan: "Plan | Iterable[list[tuple[int, int]]]") -> None:
+    def start(self, plan: "Plan | Iterable[list[tuple]]") -> None:
         """Begin to make the batches of `plan`; an iterable ends, a Plan does not."""
         if self._pool is None:
             self._pool = local._pool(self.jobs, (__name__, self.function.__module__))
@@ -207,7 +207,7 @@ class Loader:
                     if found is None:
                         ended = True
                         break
-                    ahead.append([self._begin(epoch, number) for epoch, number in found])
+                    ahead.append([self._begin(*one) for one in found])
                 if not ahead:
                     self._put(batches, None)
                     return
@@ -226,29 +226,31 @@ class Loader:
             except queue.Full:
                 continue
 
-    def _row(self, number: int, epoch, attempt: int) -> tuple[dict, int, str]:
+    def _row(self, number: int, epoch, attempt: int, place) -> tuple[dict, int, str]:
         row = self.table[number]
         key = self.table.key_of(row)
         draw = draw_of(self.seed, self.purpose, epoch, key, *([attempt] if attempt else []))
         partner = self.system.partner(row, draw) if self.purpose == "train" else None  # validation is of the clips as they are
         if partner is not None:
             row = {**row, "partner": self.table[partner % len(self.table)]}
+        if place is not None:
+            row = {**row, "place": place}
         return row, draw, key
 
-    def _begin(self, epoch, number: int, attempt: int = 0):
-        row, draw, key = self._row(number, epoch, attempt)
-        if self.cache is not None and number in self.cache:
-            return epoch, number, attempt, row, draw, key, None
-        return epoch, number, attempt, row, draw, key, self._schedule(row, draw)
+    def _begin(self, epoch, number: int, place=None, attempt: int = 0):
+        row, draw, key = self._row(number, epoch, attempt, place)
+        if self.cache is not None and (number, place) in self.cache:
+            return epoch, number, place, attempt, row, draw, key, None
+        return epoch, number, place, attempt, row, draw, key, self._schedule(row, draw)
 
     def _schedule(self, row: dict, draw: int):
         return self._pool.schedule(load_item, (self.function, row, draw, self.options, self.folder), timeout=self.timeout)
 
-    def _end(self, epoch, number, attempt, row, draw, key, future) -> tuple[dict, int, str, int]:
+    def _end(self, epoch, number, place, attempt, row, draw, key, future) -> tuple[dict, int, str, int]:
         first, again = number, False
         while True:
             if future is None:
-                return self.cache[number], draw, key, number
+                return self.cache[number, place], draw, key, number
             while not self._stop.is_set():  # a stop must not wait for a slow item
                 if wait([future], timeout=0.5).done:
                     break
@@ -263,7 +265,7 @@ class Loader:
                 item = _received(value)
                 if self.cache is not None and self.room > 0:
                     self.room -= sum(array.nbytes for array in item.values())
-                    self.cache[number] = item
+                    self.cache[number, place] = item
                 return item, draw, key, number
             if kind == "fatal":
                 raise FatalError(value)
@@ -274,15 +276,16 @@ class Loader:
                 reason = f"unexpected {reason}; AVTOOLS_DEBUG=1 shows where"
                 if os.environ.get("AVTOOLS_DEBUG"):
                     self.say(trace)
-            if self.bad.add(number, {k: v for k, v in row.items() if k != "partner"}, reason):
+            if self.bad.add(number, {k: v for k, v in row.items() if k not in ("partner", "place")}, reason):
                 self.say(f"row {number + 1} ({key}): {reason}; another is taken in its place")
             if len(self.bad.numbers) > self.bad.limit:
                 raise FatalError(f"{len(self.bad.numbers)} rows cannot be read, more than --max-bad allows; {self.bad.path} lists them")
             attempt, again = attempt + 1, False
             if attempt > ATTEMPTS:
                 raise FatalError(f"row {first + 1}: neither it nor {ATTEMPTS} others in its place can be read; {self.bad.path} says why")
-            number = draw_of(self.seed, self.purpose, epoch, first, "instead", attempt) % len(self.table)
-            epoch, number, attempt, row, draw, key, future = self._begin(epoch, number, attempt)
+            number = draw_of(self.seed, self.purpose, epoch, first, "instead", attempt)
+            number = number % len(self.table) if place is None else self.system.substitute(self.table, number, place)
+            epoch, number, place, attempt, row, draw, key, future = self._begin(epoch, number, place, attempt)
 
     def _batch(self, found: list[tuple[dict, int, str, int]]) -> dict:
         try:

@@ -67,7 +67,7 @@ class Trainer:
         for name in ("batch_size", "accumulate", "eval_every", "checkpoint_every", "log_every", "keep"):
             if getattr(train, name) < 1:
                 raise UsageError(f"{name} {getattr(train, name)}: at least 1")
-        self.per_step = train.batch_size * train.accumulate * self.ranks.size
+        self.per_step = self.system.batch_items(self.table, train.batch_size) * train.accumulate * self.ranks.size
         by_epochs = None if train.epochs is None else math.ceil(train.epochs * len(self.table) / self.per_step)
         ends = [end for end in (train.max_steps, by_epochs) if end is not None]
         if not ends:
@@ -147,7 +147,7 @@ class Trainer:
         train, system, ranks, state = self.train, self.system, self.ranks, self.state
         torch.manual_seed(draw_of(train.seed, "step", state.step, ranks.rank))  # dropout inside the networks
         weights = [system.loss_weight(batch) for batch in batches]
-        (total,) = ranks.total([sum(weights)])
+        total, items = ranks.total([sum(weights), float(sum(len(batch["draws"]) for batch in batches))])
         with torch.no_grad(), self.autocast():
             batches = [system.prepare(self.on_device(batch), True) for batch in batches]
         logged: dict[str, torch.Tensor] = {}
@@ -190,7 +190,7 @@ class Trainer:
                     averages = [self.ema[self.names[id(p)]] for p in parameters]
                     torch._foreach_lerp_(averages, [p.detach() for p in parameters], 1 - decay)
         state.step += 1
-        state.samples += self.per_step
+        state.samples += round(items)
         state.batches += train.accumulate * ranks.size
         self._finite(finite, logged, batches)
         return logged
@@ -341,12 +341,17 @@ class Trainer:
     def evaluate(self, loader: Loader, batch_size: int) -> dict[str, float]:
         """Means over the validation rows: each with draws of its own that never change."""
         ranks, count = self.ranks, len(loader.table)
-        mine = list(range(ranks.rank, count, ranks.size))
-        steps = -(-(-(-count // ranks.size)) // batch_size)  # the same on all ranks: FSDP gathers in each
-        batches = [[(0, number) for number in mine[k : k + batch_size]] for k in range(0, len(mine), batch_size)]
-        loader.start(batches)
+        own = self.system.valid_batches(loader.table, batch_size)
+        if own is None:
+            mine = list(range(ranks.rank, count, ranks.size))
+            steps = -(-(-(-count // ranks.size)) // batch_size)  # the same on all ranks: FSDP gathers in each
+            batches = [[(0, number) for number in mine[k : k + batch_size]] for k in range(0, len(mine), batch_size)]
+        else:
+            steps, batches = -(-len(own) // ranks.size), own[ranks.rank :: ranks.size]
+        idle = not batches  # a rank without any goes through the first, which does not count for it
+        loader.start(own[:1] if idle else batches)
         sums: dict[str, float] = {}
-        seen, last = 0.0, None
+        seen, last = 0.0, loader.next() if idle else None
         with self.averaged():
             for number in range(steps):
                 batch = loader.next() if number < len(batches) else None
@@ -385,7 +390,10 @@ class Trainer:
         self._listen()
         if valid is not None and len(valid) < ranks.size:
             raise UsageError(f"--valid has {len(valid)} rows for {ranks.size} ranks; give at least as many")
+        if valid is not None and self.system.valid_batches(valid, train.batch_size) == []:
+            raise UsageError(f"--valid: none of its rows can be validated on ({next((why for _, why in self.system.left_out(valid)), 'they are left out')})")
         try:
+            self._leave_out()
             loader.start(Plan(self.system, self.table, train.batch_size, train.seed, ranks.rank, ranks.size, state.samples, state.batches))
             if valid is not None:
                 bad = Bad(os.path.join(self.run, "bad-valid.jsonl"), len(valid))
@@ -419,6 +427,19 @@ class Trainer:
             loader.close()
             if valid_loader is not None:
                 valid_loader.close()
+
+    def _leave_out(self) -> None:
+        """Count and list the rows that no batch can have."""
+
+        def listed() -> None:
+            found, path = list(self.system.left_out(self.table)), os.path.join(self.run, "left-out.jsonl")
+            lost = Bad(path, math.inf)
+            for number, reason in found:
+                lost.add(number, self.table[number], reason)
+            if found:
+                self.log.say(f"{len(found)} of {len(self.table)} rows are left out ({found[0][1]}{', ...' if len({why for _, why in found}) > 1 else ''}); {path} lists them")
+
+        self.ranks.first(listed)
 
     def _share_bad(self, new: set[int]) -> None:
         """Let all ranks know the rows that some of them could not read."""

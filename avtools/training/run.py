@@ -222,10 +222,10 @@ def _rehearse(system: System, request: Request, ranks: Ranks, log: Log, rows: ta
             trainer.build(request.weights, request.init)
             return trainer
 
-        def stepped(trainer: Trainer, numbers: list[int]) -> float:
+        def stepped(trainer: Trainer) -> float:
             loader: Loader = trainer.open_loader()
             try:
-                loader.start([[(0, number) for number in numbers]] * trainer.train.accumulate)
+                loader.start([entries] * trainer.train.accumulate)
                 batches = [loader.next() for _ in range(trainer.train.accumulate)]
             finally:
                 loader.close()
@@ -235,11 +235,13 @@ def _rehearse(system: System, request: Request, ranks: Ranks, log: Log, rows: ta
                 torch.cuda.synchronize()
             return time.perf_counter() - begun
 
-        numbers = longest(rows, system.config.train.batch_size)
+        own = system.valid_batches(rows, system.config.train.batch_size)  # of buckets the first is the largest
+        entries = own[0] if own else [(0, number) for number in longest(rows, system.config.train.batch_size)]
+        numbers = [entry[1] for entry in entries]
         trainer = made()
         report["parameters"] = sum(p.numel() for p in system.trainable.parameters() if p.requires_grad)
         report["longest_rows"] = [number + 1 for number in numbers[:4]]
-        stepped(trainer, numbers)
+        stepped(trainer)
         begun = time.perf_counter()
         trainer.save()
         report["checkpoint_s"] = round(time.perf_counter() - begun, 3)
@@ -250,7 +252,7 @@ def _rehearse(system: System, request: Request, ranks: Ranks, log: Log, rows: ta
         trainer.load(1)
         if any(not torch.equal(before[name], tensor) for name, tensor in trainer.tensors()["model"].items()):
             raise FatalError("the rehearsal's checkpoint gave back other weights than were saved; please report this")
-        seconds = stepped(trainer, numbers)
+        seconds = stepped(trainer)
         report["step_s"] = round(seconds, 4)
         report["samples_per_s"] = round(trainer.per_step / seconds, 2)
         report["hours"] = round(trainer.total_steps * seconds / 3600, 2)

@@ -1,0 +1,176 @@
+"""Buckets: which row goes where, batches of one shape, and no row that is lost in silence."""
+
+import collections
+import json
+import math
+
+import pytest
+
+from avtools.errors import UsageError
+from avtools.models.javisdit.buckets import ASPECTS, Buckets, Place, frames_of, measures, nearest, resolution, size_of
+from avtools.models.javisdit.config import BUCKETS, SOUND_BUCKETS
+from avtools.training.data import Plan
+from avtools.training.draws import draw_of
+from avtools.training.table import Table
+
+SIMPLE = {"144p": {"51": [1.0, 3], "102": [[1.0, 0.5], 2]}, "240p": {"51": [0.5, None]}}
+
+
+def row(number: int, seconds: float, height: int = 360, width: int = 640, **more) -> dict:
+    return {"id": f"r{number}", "path": f"{number}.mp4", "duration": seconds, "height": height, "width": width, **more}
+
+
+def table(folder, rows) -> Table:
+    path = folder / "t.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    return Table(str(path))
+
+
+def taken(source, count):
+    return [next(source) for _ in range(count)]
+
+
+def test_sizes_are_those_of_the_resolution_in_the_nearest_aspect():
+    assert size_of(resolution("240p"), nearest(9 / 16)) == (240, 426) and size_of(resolution("144p"), nearest(0.56)) == (144, 256)
+    assert size_of(resolution("480p"), nearest(16 / 9)) == (854, 480) and size_of(resolution("256"), nearest(1.02)) == (256, 256)
+    for aspect in range(len(ASPECTS)):
+        for name in BUCKETS:
+            height, width = size_of(resolution(name), aspect)
+            assert height % 2 == width % 2 == 0 and height * width == pytest.approx(resolution(name), rel=0.03)
+            assert nearest(height / width) == aspect or resolution(name) < 100_000
+    assert size_of(resolution("24x32"), nearest(0.75), 8) == (24, 32) and frames_of("4s") == 102
+
+
+def test_a_clip_goes_to_the_largest_and_longest_that_it_has_and_draws_let_it():
+    buckets = Buckets(BUCKETS, 24.0)
+    names = {(one.name, one.frames): place for place, one in enumerate(buckets.all)}
+    assert {names[one] for one in [("144p", 51), ("144p", 102)]} == set(buckets.fitting(4.25, 144 * 256))
+    assert buckets.fitting(2.125, 0.79 * 144 * 256) == [] and buckets.fitting(2.0, 1e7) == []
+    found = collections.Counter(buckets[buckets.choose(20.0, 1920 * 1080, draw)].name for draw in range(4000))
+    share = {}
+    left = 1.0
+    for name, own in (("1024", 0.03), ("720p", 0.03), ("480p", 0.2), ("512", 0.2), ("360p", 0.3)):
+        considered = 1 - (0.0 if any(not isinstance(gate, list) for gate, _ in BUCKETS[name].values()) else 1.0)
+        share[name] = left * own * considered
+        left *= 1 - own * considered
+        assert found[name] / 4000 == pytest.approx(share[name], abs=0.025), name
+    assert found["256"] + found["240p"] + found["144p"] == pytest.approx(4000 * left, rel=0.1)
+
+
+def test_a_length_is_considered_in_its_share():
+    buckets = Buckets(SOUND_BUCKETS, 24.0, heard=True)
+    found = collections.Counter(buckets[buckets.choose(30.0, math.nan, draw)].frames for draw in range(4000))
+    for frames, share in ((408, 0.5), (204, 0.5 * 0.3), (102, 0.5 * 0.7 * 0.7), (51, 0.5 * 0.7 * 0.3)):
+        assert found[frames] / 4000 == pytest.approx(share, abs=0.03)
+
+
+def test_where_draws_refuse_all_a_clip_is_not_lost():
+    buckets = Buckets({"144p": {"51": [0.2, 4]}, "240p": {"51": [0.1, 4]}}, 24.0)
+    found = collections.Counter(buckets[buckets.choose(3.0, 1e6, draw)].name for draw in range(500))
+    assert sum(found.values()) == 500 and found["144p"] > 400
+
+
+def test_each_row_comes_once_in_an_epoch_and_batches_are_of_one_shape(tmp_path):
+    rows = [row(k, 2.2 + 3 * (k % 2), *((360, 640) if k % 3 else (1280, 720))) for k in range(23)]
+    rows[4] |= {"duration": 1.0}
+    found = table(tmp_path, rows)
+    buckets = Buckets(SIMPLE, 24.0)
+    source, seen, sizes = buckets.batches(found, 5, 4), collections.Counter(), set()
+    for batch in taken(source, 200):
+        (place,) = {place for _, _, place in batch}
+        own = buckets[place.bucket]
+        assert len(batch) == (own.batch or 4)
+        sizes.add((own.name, own.frames, place.aspect))
+        for _, number, _ in batch:
+            assert rows[number]["duration"] + 0.03 >= own.frames / 24
+            assert nearest(rows[number]["height"] / rows[number]["width"]) == place.aspect
+        seen.update((epoch, number) for epoch, number, _ in batch)
+    assert max(seen.values()) == 1 and len(sizes) == 6
+    whole = [epoch for epoch in range(max(epoch for epoch, _ in seen) - 3)]
+    assert len(whole) > 10 and all((epoch, number) in seen for epoch in whole for number in range(23) if number != 4)
+    assert buckets.left_out(found) == [(4, "fits no bucket: 1.00 s, and the shortest is of 2.12 s")]
+    mean = sum(seen.values()) / 200
+    assert buckets.mean(found, 5, 4) == pytest.approx(mean * 23 / 22, rel=0.05)
+
+
+def test_the_order_is_the_same_after_a_stop_and_for_any_number_of_ranks(tmp_path):
+    from avtools.models.javisdit.system import JavisDit
+    from avtools.training import config as settings
+
+    found = table(tmp_path, [row(k, 2.2 + 3 * (k % 2), *((360, 640) if k % 3 else (1280, 720))) for k in range(17)])
+    config = settings.resolve(JavisDit.Config, JavisDit.presets, "tiny", None, [f"buckets={json.dumps(SIMPLE)}", "fps=24"])
+    system = JavisDit(config)
+
+    def plan(rank=0, size=1, batches=0):
+        return Plan(system, found, 4, 9, rank, size, 0, batches)
+
+    one = plan()
+    whole = [one.next() for _ in range(24)]
+    assert [batch for batch in whole] == taken(system.batch_sampler(found, 9, 4), 24)
+    ranks = [plan(rank, 3) for rank in range(3)]
+    assert [batch for _ in range(8) for batch in [each.next() for each in ranks]] == whole
+    later = plan(1, 2, 10)
+    assert [later.next() for _ in range(7)] == whole[11::2]
+
+
+def test_what_fits_none_is_told_with_its_reason(tmp_path):
+    rows = [row(0, 3.0), row(1, 3.0, 100, 100), row(2, 1.5), {"id": "x", "path": "placeholder.mp4", "audio_path": "a.wav", "audio_duration": 9}, {"id": "y", "path": "y.mp4"}]
+    rows.append(row(5, 3.0, audio_duration=1.0))  # what is heard ends too early
+    rows.append(row(6, 3.0, 150, 240, duration="many"))
+    found = dict(Buckets(SIMPLE, 24.0).left_out(table(tmp_path, rows)))
+    assert sorted(found) == [1, 2, 3, 4, 5, 6]
+    assert "10000 pixels" in found[1] and "1.50 s" in found[2] and "placeholder" in found[3] and "avtools probe" in found[4] and "1.00 s" in found[5]
+    heard = Buckets(SOUND_BUCKETS, 24.0, heard=True)
+    assert heard.why(*measures(rows[3], True)[:2]) is None and "audio_duration is unknown" in heard.why(*measures(rows[4], True)[:2])
+    with pytest.raises(UsageError, match="no row fits a bucket"):
+        next(Buckets(SIMPLE, 24.0).batches(table(tmp_path, rows[1:3]), 0, 2))
+
+
+def test_who_stands_in_is_of_the_same_bucket(tmp_path):
+    rows = [row(k, 2.2, *((360, 640) if k % 2 else (640, 360))) for k in range(6)] + [row(6, 1.0), row(7, 9.0, 300, 400, features_path="f")]
+    found = table(tmp_path, rows)
+    buckets = Buckets(SIMPLE, 24.0)
+    place = buckets.place_of(buckets.facts(found)[0])
+    assert {buckets.substitute(found, drawn, place) for drawn in range(20)} == {0, 2, 4}
+    cached = buckets.place_of(buckets.facts(found)[7])
+    assert cached.cached and buckets.substitute(found, 3, cached) == 7
+    assert buckets.substitute(found, 3, Place(place.bucket, 0, False)) in range(6)  # none of that aspect: of another
+
+
+def test_validation_has_each_row_once_in_the_first_bucket(tmp_path):
+    rows = [row(k, 2.2 + 3 * (k % 2)) for k in range(9)] + [row(9, 0.5)]
+    batches = Buckets(SIMPLE, 24.0).valid(table(tmp_path, rows), 4)
+    assert sorted(number for batch in batches for _, number, _ in batch) == list(range(9))
+    assert all(len(batch) <= 4 and len({place for _, _, place in batch}) == 1 for batch in batches)
+
+
+def test_gates_do_not_depend_on_other_rows():
+    buckets = Buckets(BUCKETS, 24.0)
+    draws = [draw_of(1, k) for k in range(50)]
+    assert [buckets.choose(9.0, 1e6, draw) for draw in draws] == [buckets.choose(9.0, 1e6, draw) for draw in draws]
+
+
+@pytest.mark.parametrize(
+    "told, message",
+    [
+        ({}, "there are none"),
+        ({"14p": {"51": [1, 2]}}, "did you mean '144p'"),
+        ({"144p": {"five": [1, 2]}}, "no length"),
+        ({"144p": {"51": [1.5, 2]}}, r"no \[share, batch\]"),
+        ({"144p": {"51": 3}}, r"no \[share, batch\]"),
+        ({"144p": {"51": [1, -2]}}, r"no \[share, batch\]"),
+        ({"144p": {"51": [1, 2], "2s": [1, 2]}}, "twice"),
+        ({"144p": 3}, "give lengths"),
+    ],
+)
+def test_buckets_that_are_none(told, message):
+    with pytest.raises(UsageError, match=message):
+        Buckets(told, 24.0)
+
+
+def test_facts_are_read_once_of_each_of_two_tables(tmp_path):
+    (tmp_path / "v").mkdir()
+    train, valid = table(tmp_path, [row(0, 3.0)]), table(tmp_path / "v", [row(0, 9.0), row(1, 3.0)])
+    buckets = Buckets(SIMPLE, 24.0)
+    first, second = buckets.facts(train), buckets.facts(valid)
+    assert len(first) == 1 and len(second) == 2 and buckets.facts(train) is first and buckets.facts(valid) is second
