@@ -50,3 +50,13 @@ def die():
 def pid_after(seconds):
     time.sleep(seconds)
     return os.getpid()
+
+
+class Opened:
+    """Something that calls `function(*args)` where it is unpickled."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call

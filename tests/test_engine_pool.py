@@ -106,6 +106,13 @@ def test_a_stop_does_not_wait_for_what_they_do():
     assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
 
 
+def test_what_is_unpickled_may_take_its_time_but_not_end_workers_for_ever(pool):
+    assert pool.schedule(odd.misbehave, (odd.Opened(odd.sleep, 1.5),), timeout=1).result(60) == 1.5
+    assert pool.schedule(odd.misbehave, (odd.Opened(os._exit, 5),)).exception(60).exitcode == 5
+    assert isinstance(pool.schedule(odd.misbehave, (odd.Opened(int, "x"),)).exception(60), ValueError)
+    assert pool.schedule(odd.double, (4,)).result(60) == 8
+
+
 def test_what_cannot_be_sent_back_is_that_task_s_failure(pool):
     assert isinstance(pool.schedule(odd.misbehave, ("unpicklable",)).exception(60), TypeError)
     assert pool.schedule(odd.double, (4,)).result(60) == 8

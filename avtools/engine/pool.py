@@ -6,6 +6,7 @@ everything up when one worker dies, multiprocessing.Pool waits for ever, and peb
 """
 
 import collections
+import dataclasses
 import os
 import pickle
 import threading
@@ -16,6 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
 
 GRACE_S = 3.0  # between SIGTERM and SIGKILL
+TRIES = 3  # of a task whose worker ended before it had the task
 STARTS = 3  # per worker: so many may end before they are ready, one after the other, until the pool gives up
 
 
@@ -35,7 +37,7 @@ class Pool:
 
     def __init__(self, size: int, tasks: int, begin: Callable[[], None], context):
         self.size, self.tasks, self.begin, self.context = size, tasks, begin, context
-        self._queue: collections.deque[tuple[Future, bytes, float | None]] = collections.deque()
+        self._queue: collections.deque[_Task] = collections.deque()
         self._lock = threading.Lock()  # of the queue, the waking and the end
         self._stopping = False
         self._failed_starts = 0
@@ -63,7 +65,7 @@ class Pool:
         with self._lock:
             if self._stopping:
                 raise BrokenProcessPool("the pool has ended")
-            self._queue.append((future, payload, timeout))
+            self._queue.append(_Task(future, payload, timeout))
             self._rouse()
         return future
 
@@ -109,8 +111,9 @@ class Pool:
                         return
                     task = self._queue.popleft()
                 worker.task = task
+                task.tries += 1
                 try:
-                    worker.pipe.send_bytes(task[1])
+                    worker.pipe.send_bytes(task.payload)
                 except OSError:
                     pass  # it is dead, which is noticed next
 
@@ -135,10 +138,10 @@ class Pool:
                     worker.ready, self._failed_starts = True, 0
                 elif not worker.busy:  # that it has the task
                     worker.busy = True
-                    timeout = worker.task[2]
+                    timeout = worker.task.timeout
                     worker.limit = time.monotonic() + timeout if timeout else None
                 else:
-                    future = worker.task[0]
+                    future = worker.task.future
                     worker.task, worker.busy, worker.limit = None, False, None
                     worker.done += 1
                     _settle(future, answer)
@@ -159,12 +162,12 @@ class Pool:
         self._drop(worker, WorkerDied(code))
 
     def _drop(self, worker: "_Worker", error: Exception | None = None) -> None:
-        """Put another in a worker's place; what it was doing fails with `error`, what it had not begun another does."""
+        """Put another in a worker's place; what it was doing fails with `error`, what it had not begun another does, a few times."""
         worker.end()
         self._workers.remove(worker)
         task, worker.task = worker.task, None
-        if task is not None and worker.busy:
-            task[0].set_exception(error)
+        if task is not None and (worker.busy or task.tries >= TRIES):
+            task.future.set_exception(error)
         elif task is not None:
             with self._lock:
                 self._queue.appendleft(task)
@@ -190,13 +193,12 @@ class Pool:
     def _give_up(self, error: Exception) -> None:
         with self._lock:
             self._stopping = True
-            unfinished = [future for future, _, _ in self._queue]
+            unfinished = [*self._queue, *(worker.task for worker in self._workers if worker.task is not None)]
             self._queue.clear()
-        unfinished += [worker.task[0] for worker in self._workers if worker.task is not None]
         for worker in self._workers:
             worker.task = None
-        for future in unfinished:
-            future.set_exception(error)
+        for task in unfinished:
+            task.future.set_exception(error)
 
     def _end_all(self) -> None:
         for worker in self._workers:
@@ -206,6 +208,14 @@ class Pool:
         self._workers.clear()
 
 
+@dataclasses.dataclass(eq=False, slots=True)
+class _Task:
+    future: Future
+    payload: bytes
+    timeout: float | None
+    tries: int = 0  # how often it was given to a worker
+
+
 class _Worker:
     """A process, our end of its pipe, and what it does."""
 
@@ -213,7 +223,7 @@ class _Worker:
         self.process, self.pipe = process, pipe
         self.ready = self.busy = False
         self.done = 0
-        self.task: tuple[Future, bytes, float | None] | None = None  # taken by it where it is `busy`
+        self.task: _Task | None = None  # it has it where it is `busy`
         self.limit: float | None = None  # by time.monotonic()
 
     def end(self) -> None:
@@ -246,8 +256,11 @@ def _work(pipe, begin: Callable[[], None]) -> None:
         except (EOFError, OSError):
             os._exit(0)
         try:
+            function, args = pickle.loads(payload)  # imports its module, which is not the task's time
+        except BaseException as error:
+            function, args = _raise, (error,)
+        try:
             pipe.send_bytes(b"taken")
-            function, args = pickle.loads(payload)
             answer = ("value", function(*args))
         except BaseException as error:  # SystemExit too: a library that gives up is a failure of its task
             answer = ("raised", error)
@@ -255,6 +268,10 @@ def _work(pipe, begin: Callable[[], None]) -> None:
             pipe.send_bytes(_pickled(answer))
         except OSError:
             os._exit(0)
+
+
+def _raise(error: BaseException) -> None:
+    raise error
 
 
 def _pickled(answer: tuple[str, object]) -> bytes:

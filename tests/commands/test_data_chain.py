@@ -40,7 +40,7 @@ def chain(media, tmp_path_factory):
     folder = tmp_path_factory.mktemp("chain")
     (folder / "in").symlink_to(media / "vggsound")
     done = Program(folder).pipe(CHAIN)
-    assert done.stderr.count("0 bad") == 4
+    assert done.stderr.count(" + 0 bad") == 4
     return folder, done.stdout
 
 

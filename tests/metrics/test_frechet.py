@@ -320,6 +320,7 @@ def program(avtools, monkeypatch):
     return avtools
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("protocol", [None, "asva"])
 def test_fvd_is_that_of_the_networks_features(program, clips, script, protocol):
     options = ["--weights", script, *(["--protocol", protocol] if protocol else [])]
@@ -355,6 +356,7 @@ def test_fewer_clips_than_features_are_warned_of(program, clips, tmp_path):
     assert told["fvd_lacking"] == {**told["fvd_lacking"], "value": 36, "interval": None} and told["fvd"]["interval"] is not None
 
 
+@pytest.mark.long
 def test_bad_rows_and_wrong_weights_are_told(program, clips, script, tmp_path):
     make(tmp_path / "short.mp4", even(12, 12), size=(64, 48))
     reference = pairs(clips)[0].row["path"]

@@ -653,6 +653,7 @@ def test_weights_are_looked_for_under_three_names(weights):
         assert metric.weights_digest(hub.Weights({"avsync": str(weights)})) == hub.digest(weights)
 
 
+@pytest.mark.long
 def test_scoring_by_command_with_its_protocol_and_canary(toys, weights, tmp_path):
     table = write_rows(tmp_path / "t.csv", toys[:3])
     errors = program("score", "avsync,relsync", table, "--weights", weights, "--summary", tmp_path / "s.json", "-o", tmp_path / "o.csv", "--canary", "-j", 1).stderr

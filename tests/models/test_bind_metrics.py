@@ -247,6 +247,7 @@ def heard(towers, samples, bounds):
     return towers.audio(mel(torch.stack([torch.from_numpy(samples[begin:end]) for begin, end in bounds])[:, None])[None])[0]
 
 
+@pytest.mark.long
 def test_scores_are_what_the_towers_say(small, clips, weights, towers):
     done = small("score", ",".join(METRICS), "--weights", weights, "--summary", "s.json", "-j1", "--batch-size", "8", input=clips)
     found = rows(done)
