@@ -60,3 +60,7 @@ class Opened:
 
     def __reduce__(self):
         return self.call
+
+
+def opened_on_return(function, *args):
+    return Opened(function, *args)

@@ -53,6 +53,7 @@ def test_what_differs_ends_the_benchmark(monkeypatch, tmp_path):
         vta_ldm.Side("nonsense", "ours", tmp_path, True).ready()
 
 
+@pytest.mark.long
 def test_what_measures_a_gpu_runs(monkeypatch, tmp_path):
     pytest.importorskip("diffusers")
     monkeypatch.syspath_prepend(str(ROOT))

@@ -113,6 +113,13 @@ def test_what_is_unpickled_may_take_its_time_but_not_end_workers_for_ever(pool):
     assert pool.schedule(odd.double, (4,)).result(60) == 8
 
 
+def test_results_are_unpickled_by_who_asks_for_them(pool):
+    """Imports in the pool's thread met half-imported modules of the main thread's."""
+    assert pool.schedule(odd.opened_on_return, (threading.get_ident,)).result(60) == threading.get_ident()
+    refused = pool.schedule(odd.opened_on_return, (int, "x"))
+    assert isinstance(refused.exception(60), ValueError) and isinstance(refused.exception(60), ValueError)
+
+
 def test_what_cannot_be_sent_back_is_that_task_s_failure(pool):
     assert isinstance(pool.schedule(odd.misbehave, ("unpicklable",)).exception(60), TypeError)
     assert pool.schedule(odd.double, (4,)).result(60) == 8

@@ -53,14 +53,14 @@ class Pool:
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
-    def schedule(self, function: Callable, args: tuple = (), timeout: float | None = None) -> Future:
+    def schedule(self, function: Callable, args: tuple = (), timeout: float | None = None) -> "Answer":
         """Run `function(*args)` in a worker.  Raises what pickling them raises.
 
         The future fails with WorkerDied, TimeoutError (`timeout`: seconds from its start), BrokenProcessPool, what the
         function raised, or what pickling its result raised.
         """
         payload = pickle.dumps((function, args), pickle.HIGHEST_PROTOCOL)
-        future: Future = Future()
+        future = Answer()
         future.set_running_or_notify_cancel()  # so that it cannot be cancelled
         with self._lock:
             if self._stopping:
@@ -144,7 +144,7 @@ class Pool:
                     future = worker.task.future
                     worker.task, worker.busy, worker.limit = None, False, None
                     worker.done += 1
-                    _settle(future, answer)
+                    future.set_result(answer)
                     if self.tasks and worker.done >= self.tasks:
                         self._drop(worker)
                         return
@@ -208,9 +208,38 @@ class Pool:
         self._workers.clear()
 
 
+class Answer(Future):
+    """A future whose result is unpickled by who asks for it.
+
+    What unpickles imports modules, and two threads that import at once (numpy here, torch there) meet half-made ones.
+    """
+
+    def result(self, timeout: float | None = None):
+        answer = super().result(timeout)
+        if isinstance(answer, bytes):
+            try:
+                answer = pickle.loads(answer)
+            except Exception as error:
+                answer = ("raised", error)
+            self._result = answer
+        kind, value = answer
+        if kind == "raised":
+            raise value
+        return value
+
+    def exception(self, timeout: float | None = None):
+        error = super().exception(timeout)
+        if error is None:
+            try:
+                self.result()
+            except BaseException as raised:
+                return raised
+        return error
+
+
 @dataclasses.dataclass(eq=False, slots=True)
 class _Task:
-    future: Future
+    future: Answer
     payload: bytes
     timeout: float | None
     tries: int = 0  # how often it was given to a worker
@@ -233,17 +262,6 @@ class _Worker:
             self.process.kill()
             self.process.join()
         self.pipe.close()
-
-
-def _settle(future: Future, answer: bytes) -> None:
-    try:
-        kind, value = pickle.loads(answer)
-    except Exception as error:
-        kind, value = "raised", error
-    if kind == "value":
-        future.set_result(value)
-    else:
-        future.set_exception(value)
 
 
 def _work(pipe, begin: Callable[[], None]) -> None:

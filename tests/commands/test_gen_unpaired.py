@@ -406,6 +406,7 @@ def test_ranks_share_the_rows(done):
         assert np.allclose(one, other, atol=SAME * np.abs(one).max()), row["relpath"]
 
 
+@pytest.mark.long
 def test_captions_alone(done, weights):
     """A table without clips, JSONL, 16 bits, the model's own rate."""
     avtools = done[0]

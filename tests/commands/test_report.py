@@ -624,6 +624,7 @@ def test_media_files_and_pipes_are_input(toys, chromium):
     assert len(samples(toys / "piped.html")) == 6
 
 
+@pytest.mark.long
 def test_the_page_does_not_depend_on_the_workers(toys):
     made = []
     for jobs in (1, 3):

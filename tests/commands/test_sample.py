@@ -140,6 +140,7 @@ def test_sound_and_picture(clips, avtools):
     assert np.allclose(grey, sample_seed(0, "0.mp4", 0) % 200, atol=2)
 
 
+@pytest.mark.long
 def test_seeds_depend_on_key_and_number_alone(clips, avtools):
     avtools(*SAMPLE, "--samples-per-row", "2", input=table(clips))
     whole = files(avtools.folder / "out")

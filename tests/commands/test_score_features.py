@@ -78,6 +78,7 @@ def test_results_do_not_depend_on_the_batch(clips, size):
     assert max(size for sizes in batches(clips).values() for size in sizes) <= max(1, size)
 
 
+@pytest.mark.long
 def test_two_ranks_give_what_one_process_gives(clips):
     line = ("score", "level,share,light", "clips.csv", *WEIGHTS, "--by", "kind", "--intervals", "bootstrap", "--cache", "kept")
     alone = clips(*line, "--summary", "one.json").stdout
@@ -93,6 +94,7 @@ def test_two_ranks_give_what_one_process_gives(clips):
     assert summary(clips, "one.json") == summary(clips, "two.json")
 
 
+@pytest.mark.long
 def test_features_are_kept_by_content_and_reused(clips):
     line = ("score", "level,share,light", "clips.csv", *WEIGHTS, "--cache", "kept", "--summary")
     first = clips(*line, "a.json").stdout
@@ -165,6 +167,7 @@ def test_results_of_each_part_of_the_set(clips):
     assert "--by sort: the table has no such column" in clips("score", "level", "clips.csv", *WEIGHTS[:2], "--by", "sort", status=2).stderr
 
 
+@pytest.mark.long
 def test_a_bootstrap_resamples_clips_not_their_samples(clips):
     """Ten copies of each row say no more than one: the interval over keys stays, that over rows shrinks."""
     header, *lines = (clips.folder / "clips.csv").read_text().splitlines()

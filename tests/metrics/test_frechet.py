@@ -346,6 +346,7 @@ def test_fvd_is_that_of_the_networks_features(program, clips, script, protocol):
         assert (program.folder / "t.json").read_bytes() == (program.folder / "s.json").read_bytes() and again.stdout == done.stdout
 
 
+@pytest.mark.long
 def test_fewer_clips_than_features_are_warned_of(program, clips, tmp_path):
     torch.jit.script(SmallI3d(40).eval()).save(tmp_path / "wide.pt")
     done = program("score", "fvd", "--weights", f"fvd={tmp_path}/wide.pt", "--summary", "s.json", "-j1", input=clips)
@@ -468,6 +469,7 @@ def test_what_is_no_inception_is_told(inception_file, tmp_path):
         load(tmp_path / "other.pth")
 
 
+@pytest.mark.long
 def test_fid_is_that_of_all_pictures(program, clips, inception_file):
     from avtools.models.inception.model import load
 
@@ -484,6 +486,7 @@ def test_fid_is_that_of_all_pictures(program, clips, inception_file):
     assert "warning: fid of 25 pictures with 2048 features each" in done.stderr
 
 
+@pytest.mark.long
 def test_two_networks_get_their_own_weights(program, clips, script, inception_file):
     weights = ["--weights", f"fvd={script}", "--weights", f"fid={inception_file}"]
     done = program("score", "fvd,fid", "--set", "fid.size=75", *weights, "--summary", "s.json", "-j1", input=clips)

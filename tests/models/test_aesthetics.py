@@ -234,6 +234,7 @@ def small(avtools, monkeypatch):
     return avtools
 
 
+@pytest.mark.long
 def test_the_program_scores_sounds(small, weights, tmp_path):
     lines = ["audio_path\n"]
     for k, seconds in enumerate((1, 12, 0.01)):

@@ -468,6 +468,7 @@ def test_a_run_takes_either_kind_of_init(tmp_path, part):
     assert same(net.audio_encoder, system.net.audio_encoder) and same(net.head, system.net.head) == (not part)
 
 
+@pytest.mark.long
 def test_conversion_gives_the_same_network(tmp_path):
     net = random_net(published())
     folder = released(net, tmp_path / "released", counters=False)

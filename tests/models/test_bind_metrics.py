@@ -311,6 +311,7 @@ def test_pairs_that_need_no_text_are_judged_without(small, clips, weights):
     assert bind.ImageBindScores(pairs="tv").needs == ("picture", "text") and bind.ImageBindScores(pairs="ta").needs == ("sound", "text")
 
 
+@pytest.mark.long
 def test_what_cannot_be_heard_is_skipped_or_told(small, clips, weights, tmp_path):
     path = clips.splitlines()[1].split(",")[0]
     soundfile.write(tmp_path / "click.wav", np.ones(300), 16000)

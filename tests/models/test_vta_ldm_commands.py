@@ -130,6 +130,7 @@ def test_a_killed_run_goes_on_bit_for_bit(trained, clips, tmp_path):
     assert not [name for name in one if not torch.equal(one[name], other[name])]
 
 
+@pytest.mark.long
 def test_two_ranks_are_one_rank_within_tolerance(trained, clips, tmp_path):
     run, lines = trained
     done = program(*training(clips / "t.csv", tmp_path / "run", "--set", "train.batch_size=8"), ranks=2)
@@ -252,6 +253,7 @@ def test_wrong_options_are_refused_before_anything_is_made(trained, table, tmp_p
     assert not (tmp_path / "t.csv").exists() and not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["truncated", "of another shape", "without its configuration"])
 def test_a_broken_checkpoint_is_one_clear_line(trained, table, tmp_path, how):
     folder = tmp_path / "step"

@@ -193,6 +193,7 @@ def test_a_piped_table_is_compared_too(tmp_path):
     assert "30 rows -> 31 rows" in done.stderr
 
 
+@pytest.mark.long
 def test_a_run_is_resumed_by_its_name_alone(tmp_path):
     table = write_rows(tmp_path / "rows.csv")
     program(table, "-d", tmp_path / "run", "--preset", "small", "--set", "lr=0.02", "--max-steps", "4")
@@ -327,6 +328,7 @@ def test_adapters_alone_are_saved_and_resumed(tmp_path):
     assert_same(state_of(tmp_path / "half", 6), state_of(tmp_path / "run", 6))
 
 
+@pytest.mark.long
 def test_buckets_lose_no_row_and_weigh_by_size(tmp_path):
     lengths = {number: 2 + number % 3 for number in range(30)}
     table = write_rows(tmp_path / "rows.csv", length=lengths)
