@@ -20,7 +20,7 @@ BUCKETS = {
     "720p": {"51": [0.03, 1]},
     "1024": {"51": [0.03, 1]},
 }
-MASKS = {  # as .masks.RATIOS, which this file must not import: it is read where there is no torch
+MASKS = {  # published, of the third stage; the rest of 1 is `identity`
     "random": 0.01,
     "video_to_audio": 0.05,
     "audio_to_video": 0.05,

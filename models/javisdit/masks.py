@@ -11,22 +11,8 @@ from typing import NamedTuple
 import torch
 
 from avtools.errors import UsageError
+from avtools.models.javisdit.config import MASKS as RATIOS
 
-RATIOS = {  # published, of the third stage; the rest of 1 is `identity`
-    "random": 0.01,
-    "video_to_audio": 0.05,
-    "audio_to_video": 0.05,
-    "sound_image_animate": 0.03,
-    "interpolate": 0.03,
-    "quarter_random": 0.005,
-    "quarter_head": 0.05,
-    "quarter_tail": 0.005,
-    "quarter_head_tail": 0.005,
-    "image_random": 0.005,
-    "image_head": 0.05,
-    "image_tail": 0.005,
-    "image_head_tail": 0.005,
-}
 SPELLINGS = {"intepolate": "interpolate"}  # of released configurations
 IDENTITY = "identity"
 WHOLE = {"video_to_audio": (0, 1), "audio_to_video": (1, 0)}  # all of video, of sound

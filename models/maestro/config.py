@@ -21,7 +21,7 @@ IMAGES = hub.Part(
 IMAGEBIND = hub.Part("imagebind", "ImageBind, whose sound tower it hears with", "hf:nielsr/imagebind-huge", ("model.safetensors",), 4_800_000_000, "CC-BY-NC-SA-4.0 (non-commercial)")
 SEPARATOR = dataclasses.replace(audiosep.MAIN, name="separator", what="AudioSep or a run of audiosep, for mixtures")
 
-#: VideoCrafter2's UNet (see :data:`.unet.UNET`, which this file must not import: it is read where there is no torch).
+#: VideoCrafter2's UNet; the fields are diffusers' and our `fps_mlp`.
 UNET = {
     "in_channels": 4,
     "out_channels": 4,
@@ -38,7 +38,7 @@ UNET = {
     "act_fn": "silu",
     "fps_mlp": True,
 }
-NOISE_SCHEDULE = {  # VideoCrafter2's, see :data:`.diffusion.SCHEDULE`
+NOISE_SCHEDULE = {  # VideoCrafter2's; diffusers' fields and the scale's, of which a schedule without a scale has none
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
     "beta_end": 0.012,

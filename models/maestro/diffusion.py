@@ -12,20 +12,11 @@ from collections.abc import Callable
 import torch
 
 from avtools.errors import UsageError
+from avtools.models.maestro.config import NOISE_SCHEDULE as SCHEDULE
 from avtools.models.avsyncd import sampling as solvers
 from avtools.models.avsyncd.sampling import seeded  # noqa: F401 - (seeds, shape) -> noise and generators, for `sample`
 from avtools.models.vta_ldm.diffusion import alphas_cumprod, plain
 
-SCHEDULE = {  # VideoCrafter2's; diffusers' fields and the scale's, of which a schedule without a scale has none
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "prediction_type": "epsilon",
-    "clip_sample": False,
-    "scale_floor": 0.7,
-    "scale_times": 400,
-}
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 SCALED = "scaled-ddim"  # VideoCrafter2's own solver; without a scale it is DDIM at times that begin with 1
 SCHEDULERS = (SCALED, *(name for name in solvers.SCHEDULERS if name != "legacy"))

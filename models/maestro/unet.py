@@ -14,24 +14,10 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers.models.embeddings import TimestepEmbedding
 from torch.utils.checkpoint import checkpoint
 
+from avtools.models.maestro.config import UNET
+
 ROWS = 65535  # that kernels of attention take at once, where time is attended to: one for each pixel of each video
 FPS = 8  # frames per second that VideoCrafter2 is told where nothing else is
-UNET = {  # VideoCrafter2's; the fields are diffusers' and our `fps_mlp`
-    "in_channels": 4,
-    "out_channels": 4,
-    "down_block_types": ["CrossAttnDownBlock3D"] * 3 + ["DownBlock3D"],
-    "up_block_types": ["UpBlock3D"] + ["CrossAttnUpBlock3D"] * 3,
-    "block_out_channels": [320, 640, 1280, 1280],
-    "layers_per_block": 2,
-    "norm_num_groups": 32,
-    "norm_eps": 1e-5,
-    "cross_attention_dim": 1024,
-    "attention_head_dim": 64,
-    "downsample_padding": 1,
-    "mid_block_scale_factor": 1,
-    "act_fn": "silu",
-    "fps_mlp": True,
-}
 
 
 class VideoUnet(UNet3DConditionModel):
