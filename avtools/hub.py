@@ -529,6 +529,20 @@ def checkpoint_of(path: str | os.PathLike) -> pathlib.Path:
     return max(whole, key=lambda folder: int(folder.name[5:]))
 
 
+def own_folder(path: str | os.PathLike) -> pathlib.Path | None:
+    """The checkpoint folder of ours that `path` means: a folder, a RUN, or a file in one; None: somebody else's."""
+    path = pathlib.Path(path)
+    if path.is_file():
+        return path.parent if path.name in OWN_FILES and (path.parent / "config.json").is_file() else None
+    return checkpoint_of(path) if (path / "checkpoints").is_dir() or _is_checkpoint(path) else None
+
+
+def own_weights(folder: str | os.PathLike) -> pathlib.Path:
+    """The weights in a checkpoint folder of ours: the moving average, where there is one."""
+    folder = pathlib.Path(folder)
+    return next(folder / name for name in ("ema.safetensors", "model.safetensors") if (folder / name).is_file())
+
+
 def _is_checkpoint(folder: pathlib.Path) -> bool:
     return (folder / "config.json").is_file() and any((folder / name).is_file() for name in OWN_FILES[1:])
 

@@ -68,7 +68,7 @@ def read(path) -> Found:
     path = pathlib.Path(path)
     own = _own_folder(path)
     if own is not None:
-        file = next(own / name for name in ("ema.safetensors", "model.safetensors") if (own / name).is_file())
+        file = hub.own_weights(own)
         tensors = hub.tensors(file)
         net = {name: tensor for name, tensor in tensors.items() if not name.startswith(QUERY)}
         return Found(net, texts_of(tensors), settings.of_checkpoint(own, "audiosep", Config()), file)

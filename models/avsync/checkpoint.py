@@ -70,7 +70,7 @@ def tensors_of(path) -> tuple[dict[str, torch.Tensor], pathlib.Path]:
     path = pathlib.Path(path)
     own = _own_folder(path)
     if own is not None:
-        file = next(own / name for name in ("ema.safetensors", "model.safetensors") if (own / name).is_file())
+        file = hub.own_weights(own)
         return hub.tensors(file), file
     if path.is_dir():
         folder = released_folder(path)

@@ -165,7 +165,7 @@ def load_unet(unet: UNet3D, path) -> None:
     if own is None:
         file = weights_file(released_folder(path))
     else:
-        file = next(own / name for name in ("ema.safetensors", "model.safetensors") if (own / name).is_file())
+        file = hub.own_weights(own)
     hub.load_strict(unet, hub.tensors(file), file)
 
 

@@ -6,6 +6,7 @@ import re
 import numpy as np
 
 from avtools.errors import MediaError, RowError
+from avtools.models.parts.clips import as_bytes
 from avtools.rows import path_of
 from avtools.rows.keys import PLACEHOLDER, number
 from avtools.training.draws import draw_of
@@ -41,8 +42,8 @@ def training_item(row: dict, draw: int, options: dict) -> dict:
     if draw_of(draw, "flip") / 2**63 < options["flip"]:
         frames = frames[..., ::-1]
     text, free = prompt(row, options)
-    told = {"free": _bytes(free)} if free else {}
-    return {"frames": np.ascontiguousarray(frames), "sound": heard(clip["sound"], options), "text": _bytes(text), **told}
+    told = {"free": as_bytes(free)} if free else {}
+    return {"frames": np.ascontiguousarray(frames), "sound": heard(clip["sound"], options), "text": as_bytes(text), **told}
 
 
 def condition(row: dict, options: dict) -> dict:
@@ -76,8 +77,8 @@ def condition(row: dict, options: dict) -> dict:
     if image is None:
         image = frames.crop_to(frames.read_image(still), *options["size"]).numpy()
     cells = {"start": start, "end": start + sync_clips.SECONDS}
-    arrays = {"image": np.ascontiguousarray(image), "sound": heard(sound, options), "given": np.ascontiguousarray(sound), "text": _bytes(text)}
-    return {**arrays, **({"free": _bytes(free)} if free else {}), "cells": cells}
+    arrays = {"image": np.ascontiguousarray(image), "sound": heard(sound, options), "given": np.ascontiguousarray(sound), "text": as_bytes(text)}
+    return {**arrays, **({"free": as_bytes(free)} if free else {}), "cells": cells}
 
 
 def heard(sound: np.ndarray, options: dict) -> np.ndarray:
@@ -164,11 +165,3 @@ def _path(row: dict, column: str) -> str | None:
         return None
     path = path_of(row, column)
     return None if os.path.basename(path) == PLACEHOLDER else path
-
-
-def _bytes(text: str) -> np.ndarray:
-    return np.frombuffer(bytearray(text.encode("utf-8", "surrogateescape")), np.uint8)
-
-
-def text_of(data) -> str:
-    return bytes(np.asarray(data)).decode("utf-8", "replace")

@@ -11,6 +11,7 @@ from avtools import hub
 from avtools.errors import RowError, UsageError
 from avtools.models.avsyncd import data
 from avtools.models.avsyncd.config import PRESETS, Config
+from avtools.models.parts.clips import text_of
 from avtools.system import System
 from avtools.training import config as settings
 
@@ -165,9 +166,9 @@ class AvSyncD(System):
         import torch
 
         for item in items:
-            self._tell(data.text_of(item.get("free", ())))
+            self._tell(text_of(item.get("free", ())))
         batch = {name: torch.stack([torch.from_numpy(item[name]) for item in items]) for name in ("frames", "sound")}
-        return batch | {"text": [data.text_of(item["text"]) for item in items]}
+        return batch | {"text": [text_of(item["text"]) for item in items]}
 
     def prepare(self, batch: dict, train: bool) -> dict:
         """Latents, and tokens of sound and text."""
@@ -265,13 +266,13 @@ class AvSyncD(System):
         from avtools.models.avsyncd import sampling
 
         for item in items:
-            self._tell(data.text_of(item.get("free", ())))
+            self._tell(text_of(item.get("free", ())))
 
         def stacked(name):
             return torch.stack([torch.from_numpy(item[name]) for item in items]).to(self.device)
 
         image = self.codec.encode(stacked("image"))[0]  # the mean: the same picture gives the same latents
-        audio, text = self.sound(stacked("sound")), self._prompts([data.text_of(item["text"]) for item in items])
+        audio, text = self.sound(stacked("sound")), self._prompts([text_of(item["text"]) for item in items])
         noise, generators = sampling.seeded(seeds, (image.shape[1], FRAMES - 1, *image.shape[2:]))
         dtype = next(self.unet.parameters()).dtype
         latents = sampling.sample_latents(

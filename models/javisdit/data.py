@@ -9,7 +9,7 @@ import numpy as np
 
 from avtools.errors import MediaError, RowError
 from avtools.models.javisdit.buckets import SLACK, Buckets, Place, measures, size_of
-from avtools.models.maestro.data import _shown_seconds, as_bytes, read_pictures, words
+from avtools.models.parts.clips import as_bytes, read_pictures, shown_seconds, words
 from avtools.rows import path_of
 from avtools.rows.keys import PLACEHOLDER
 from avtools.training.draws import draw_of
@@ -119,7 +119,7 @@ def _pools(masklets: str | None, stems: str | None):
 def _pair(row: dict, place: Place, draw: int, options: dict) -> dict:
     bucket, seconds = buckets_of(options)[place.bucket], buckets_of(options).seconds(place.bucket)
     path, sound = _picture_path(row), _sound_path(row)
-    shown = _shown_seconds(path)
+    shown = shown_seconds(path)
     start = _start(row, shown, seconds, draw, options, path)
     if _heard_seconds(sound) <= start:
         raise RowError(f"{sound}: its sound ends before {start:g} s, where the clip begins")
@@ -163,7 +163,7 @@ def condition(row: dict, options: dict) -> dict:
         item["pictures"] = read_pictures(path, 0.0, fps, 1, size)
     if "video" in needs:
         path = _picture_path(row)
-        shown = _shown_seconds(path)
+        shown = shown_seconds(path)
         wanted = options["overlap"] / fps if options["task"] == "continue" else seconds
         if shown + SLACK < wanted:
             raise RowError(f"{path}: {shown:.2f} s, and {wanted:.2f} s are to be given; choose fewer frames, or a longer clip")

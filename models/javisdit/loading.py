@@ -11,7 +11,6 @@ from avtools.errors import FatalError, UsageError
 from avtools.models.javisdit import checkpoint, prior
 from avtools.models.javisdit.config import Config, PriorConfig, SoundConfig
 from avtools.models.javisdit.model import TIME_POSITIONS, Size, VastDit
-from avtools.models.maestro.loading import own_folder, weights_file
 from avtools.training import config as settings
 
 NETS = {"javisdit-audio": SoundConfig, "javisdit": Config}
@@ -43,7 +42,7 @@ def prior_size(config: PriorConfig) -> prior.Size:
 
 def net_config(path, cls: type, system: str):
     """The configuration that a checkpoint brings: our own one's whole, of a released one its shape and legacy switches."""
-    folder = own_folder(path)
+    folder = hub.own_folder(path)
     if folder is not None:
         return settings.of_checkpoint(folder, system, cls())
     found, config = checkpoint.read(path), cls()
@@ -58,24 +57,24 @@ def _own(folder: pathlib.Path, *systems: str) -> tuple[str, dict, dict]:
     facts = hub.config_of(folder)
     if facts["system"] not in systems:
         raise FatalError(f"{folder}: a checkpoint of {facts['system']}, not of {' or '.join(systems)}; give another")
-    return facts["system"], facts["config"], hub.tensors(weights_file(folder))
+    return facts["system"], facts["config"], hub.tensors(hub.own_weights(folder))
 
 
 def load_net(path, size: Size, system: str) -> VastDit:
     """The network to sample with, on the CPU, frozen."""
-    folder = own_folder(path)
+    folder = hub.own_folder(path)
     if folder is None:
         net = checkpoint.load(checkpoint.read(path), size)
     else:
         with torch.device("meta"):  # takes over the file's tensors
             net = VastDit(size)
-        hub.load_strict(net, _own(folder, system)[2], weights_file(folder))
+        hub.load_strict(net, _own(folder, system)[2], hub.own_weights(folder))
     return net.eval().requires_grad_(False)
 
 
 def begin_sound(net: VastDit, path) -> list[str]:
     """Begin the first stage: from a run of it, the released one, or OpenSora's STDiT-v3; the names that keep first values."""
-    folder = own_folder(path)
+    folder = hub.own_folder(path)
     if folder is not None:
         hub.load_strict(net, _own(folder, "javisdit-audio")[2], folder)
         return []
@@ -92,7 +91,7 @@ def begin_joint(net: VastDit, path, video: str | None) -> list[str]:
 
     The names that keep first values.
     """
-    folder = own_folder(path)
+    folder = hub.own_folder(path)
     if folder is not None:
         system, _, tensors = _own(folder, *NETS)
         whole = system == "javisdit"
@@ -112,13 +111,13 @@ def begin_joint(net: VastDit, path, video: str | None) -> list[str]:
 
 def prior_found(path) -> prior.Found:
     """A prior of ours or a released one."""
-    folder = own_folder(path)
+    folder = hub.own_folder(path)
     if folder is None:
         return prior.read(path)
     _, told, tensors = _own(folder, "javisdit-prior")
     config = PriorConfig()
     settings.merge(config, told, f"{folder}/config.json")
-    return prior.found(tensors, weights_file(folder), prior_size(config).heads)._replace(size=prior_size(config))
+    return prior.found(tensors, hub.own_weights(folder), prior_size(config).heads)._replace(size=prior_size(config))
 
 
 def check_prior(found: prior.Found, size: Size) -> None:
@@ -135,6 +134,6 @@ def digest(*paths) -> str:
     """What identifies the weights at these places."""
     found = []
     for path in paths:
-        folder = own_folder(path)
-        found.append(hub.digest(path if folder is None else weights_file(folder)))
+        folder = hub.own_folder(path)
+        found.append(hub.digest(path if folder is None else hub.own_weights(folder)))
     return hashlib.sha256("\0".join(found).encode()).hexdigest()[:16]

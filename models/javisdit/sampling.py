@@ -8,7 +8,7 @@ import torch
 from avtools.errors import RowError
 from avtools.models.javisdit import flow, masks, text
 from avtools.models.javisdit.model import Given, guided
-from avtools.models.maestro.data import text_of
+from avtools.models.parts.clips import text_of
 from avtools.training.draws import normal
 
 

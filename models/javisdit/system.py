@@ -25,7 +25,7 @@ from avtools.models.javisdit.config import (
     SoundConfig,
 )
 from avtools.models.javisdit.weights import PRIOR, SOUND, VIDEO, WORDS
-from avtools.models.maestro.data import text_of
+from avtools.models.parts.clips import text_of
 from avtools.models.parts.imagebind.checkpoint import PART as IMAGEBIND
 from avtools.system import System
 from avtools.training import config as settings
@@ -273,7 +273,7 @@ class _Flow(_Stage):
         config = settings.resolve(cls.Config, cls.presets, preset)
         if weights.get("") is not None or preset is None:
             path = hub.locate(weights.get(""), cls.parts[0], cls.name)
-            if loading.own_folder(path) is not None and preset is not None:
+            if hub.own_folder(path) is not None and preset is not None:
                 raise UsageError(f"{path}: brings its configuration; leave out --preset {preset}")
             config = loading.net_config(path, cls.Config, cls.name)
         settings.set_all(config, sets)

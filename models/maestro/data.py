@@ -2,18 +2,18 @@
 
 import json
 import os
-import re
 from fractions import Fraction
 
 import numpy as np
 
 from avtools.errors import FatalError, MediaError, RowError, UsageError
+from avtools.models.parts.clips import CLASS_COLUMNS, as_bytes, read_pictures, shown_seconds, words
 from avtools.rows import path_of
 from avtools.rows.keys import PLACEHOLDER, number
 from avtools.sampling import listed, objects_of
 from avtools.training.draws import draw_of
 
-TEXT_COLUMNS, CLASS_COLUMNS = ("text",), ("class", "label")
+TEXT_COLUMNS = ("text",)
 VIDEO_COLUMNS = ("path", "video_path")
 SOUND_COLUMNS = ("stem_path", "audio_path", "path", "video_path")  # to train on: a source by itself, a sound, a video's own
 LABEL_COLUMNS = ("query", *CLASS_COLUMNS, *TEXT_COLUMNS)
@@ -25,40 +25,7 @@ ABOUT = 4.0  # seconds around what is heard that the separator is given too
 LOUDEST = 1e12  # of a sample, full scale 1
 
 
-# --- pictures -------------------------------------------------------------------------------------------------------
-
-
-def read_pictures(path: str, start: float, rate: float, count: int, size: tuple[int, int]) -> np.ndarray:
-    """(count, 3, h, w) uint8: what is shown at start + k / rate seconds, the largest middle part of that aspect; the last picture stays.
-
-    MediaError: no picture, or none from `start` on.
-    """
-    import torch
-
-    from avtools.media.container import best_video, check_picture_size, open_input, show
-    from avtools.media.probe import skip_others
-    from avtools.media.video import shown_frames
-    from avtools.models.parts import frames
-    from avtools.models.vta_ldm.frames import shown_at
-
-    begin, pace = Fraction(start).limit_denominator(1_000_000), Fraction(rate).limit_denominator(1_000_000)
-    made, last, held = [], None, None
-    with open_input(path) as container:
-        stream = best_video(container)
-        if stream is None:
-            raise MediaError(f"{show(path)}: has no picture; give a video")
-        skip_others(container, [stream])
-        step = 1 / (stream.average_rate or stream.guessed_rate or Fraction(25))
-        for frame in shown_at(shown_frames(container, stream), begin, begin + count / pace, pace, step):
-            if frame is not last:
-                check_picture_size(container, frame.width, frame.height)
-                last, held = frame, (frames.crop_to(frames.picture_of(frame), *size) * 255).round().clamp(0, 255).to(torch.uint8).numpy()
-            made.append(held)
-            if len(made) == count:
-                break
-    if not made:
-        raise MediaError(f"{show(path)}: no picture from {start:g} s on; choose an earlier start")
-    return np.stack(made + [made[-1]] * (count - len(made)))
+# --- rows -----------------------------------------------------------------------------------------------------------
 
 
 def _seen(row: dict) -> str:
@@ -81,15 +48,6 @@ def _window(row: dict, length: float, draw: int, options: dict, seconds: float) 
     return begin + share * max(0.0, end - begin - length), min(length, end - begin)
 
 
-def _shown_seconds(path: str) -> float:
-    from avtools.media.probe import probe
-
-    picture = probe(path).picture
-    if picture is None or picture.is_image or not picture.duration:
-        raise MediaError(f"{path}: is no moving picture; give a video")
-    return float(picture.duration)
-
-
 # --- maestro-video --------------------------------------------------------------------------------------------------
 
 
@@ -100,7 +58,7 @@ def video_options(config) -> dict:
 def video_item(row: dict, draw: int, options: dict) -> dict:
     """`pictures` (T, 3, h, w) uint8 at the model's rate, the last repeated where a clip is over, and `text` as UTF-8 bytes."""
     path = _seen(row)
-    start, _ = _window(row, options["frames"] / options["fps"], draw, options, _shown_seconds(path))
+    start, _ = _window(row, options["frames"] / options["fps"], draw, options, shown_seconds(path))
     pictures = read_pictures(path, start, options["fps"], options["frames"], options["size"])
     if draw_of(draw, "flip") / 2**63 < options["flip"]:
         pictures = pictures[..., ::-1]
@@ -110,17 +68,6 @@ def video_item(row: dict, draw: int, options: dict) -> dict:
 def video_condition(row: dict, options: dict) -> dict:
     """`text` of a video to make, as UTF-8 bytes."""
     return {"text": as_bytes(words(row, (*TEXT_COLUMNS, *CLASS_COLUMNS)))}
-
-
-def words(row: dict, columns: tuple[str, ...], must: bool = True) -> str:
-    """What the first of these columns that is not blank says; RowError where there `must` be one."""
-    for column in columns:
-        text = str("" if row.get(column) is None else row[column])
-        if re.search(r"[^\s_]", text):
-            return re.sub(r"[_\s]+", " ", text).strip() if column in CLASS_COLUMNS else text.strip()
-    if must:
-        raise RowError(f"says nowhere what is seen (columns looked at: {', '.join(columns)}); fill one in")
-    return ""
 
 
 # --- cim ------------------------------------------------------------------------------------------------------------
@@ -147,7 +94,7 @@ def cim_item(row: dict, draw: int, options: dict) -> dict:
     path = _seen(row)
     column = next(one for one in SOUND_COLUMNS if row.get(one) not in (None, "") and os.path.basename(str(row[one])) != PLACEHOLDER)
     sound = path_of(row, column)
-    start, seconds = _window(row, options["window"], draw, options, min(_shown_seconds(path), hearing.duration_of(sound)))
+    start, seconds = _window(row, options["window"], draw, options, min(shown_seconds(path), hearing.duration_of(sound)))
     starts = hearing.clip_starts(seconds, options["clips"], options["spacing"])
     clips = hearing.heard(sound, starts, begin=start, seconds=seconds)
     hearing.check_audible(clips, sound)
@@ -392,11 +339,3 @@ def _resampled(samples: np.ndarray, rate: int, to: int) -> np.ndarray:
 def _fit(samples: np.ndarray, count: int) -> np.ndarray:
     """(samples, channels) -> (count, channels): its beginning, or filled up with silence."""
     return np.pad(samples[:count], ((0, max(0, count - len(samples))), (0, 0))).astype(np.float32, copy=False)
-
-
-def as_bytes(text: str) -> np.ndarray:
-    return np.frombuffer(bytearray(text.encode("utf-8", "surrogateescape")), np.uint8)
-
-
-def text_of(data) -> str:
-    return bytes(np.asarray(data)).decode("utf-8", "replace")

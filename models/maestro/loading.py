@@ -24,20 +24,6 @@ SIZES = {field.name for field in dataclasses.fields(Size)}
 # --- where, and what it is -------------------------------------------------------------------------------------------
 
 
-def own_folder(path) -> pathlib.Path | None:
-    """The checkpoint folder of ours that `path` means: a folder, a RUN, or a file in one; None: somebody else's."""
-    path = pathlib.Path(path)
-    if path.is_file():
-        return path.parent if path.name in hub.OWN_FILES and (path.parent / "config.json").is_file() else None
-    known = (path / "checkpoints").is_dir() or (path / "config.json").is_file() and any((path / name).is_file() for name in hub.OWN_FILES[1:])
-    return hub.checkpoint_of(path) if known else None
-
-
-def weights_file(folder: pathlib.Path) -> pathlib.Path:
-    """The weights in a checkpoint of ours: the moving average, where there is one."""
-    return next(folder / name for name in ("ema.safetensors", "model.safetensors") if (folder / name).is_file())
-
-
 def main_path(weights: hub.Weights) -> pathlib.Path:
     if weights.get("") is None:
         raise FatalError(f"no weights of {MAIN.what}: its authors' page, {PAGE}, says where they are; give --weights FOLDER, or a RUN of 'avtools train cim'")
@@ -50,7 +36,7 @@ def base_path(weights: hub.Weights, system: str) -> pathlib.Path:
 
 def heard_config(path) -> Heard:
     """What a resampler was trained to hear; of a published one only the file's own shapes count, when it is loaded."""
-    folder = own_folder(path)
+    folder = hub.own_folder(path)
     if folder is None:
         return Heard()
     found = settings.of_checkpoint(folder, "cim", CimConfig())
@@ -59,7 +45,7 @@ def heard_config(path) -> Heard:
 
 def video_config(path) -> Video:
     """What a video model is, as far as it is told without reading tensors."""
-    folder = own_folder(path)
+    folder = hub.own_folder(path)
     if folder is None:
         return Video()
     found = settings.of_checkpoint(folder, "maestro-video", VideoConfig())
@@ -80,10 +66,10 @@ def make_resampler(values: dict) -> Resampler:
 
 def resampler_of(path) -> Resampler:
     """The resampler of any of the layouts."""
-    folder = own_folder(path)
+    folder = hub.own_folder(path)
     if folder is None:
         return load_resampler(path).eval()
-    file = weights_file(folder)
+    file = hub.own_weights(folder)
     made = make_resampler(heard_config(path).resampler)
     hub.load_strict(made, {name.removeprefix(RESAMPLER): tensor for name, tensor in hub.tensors(file).items() if name.startswith(RESAMPLER)}, file)
     return made.eval()
@@ -132,11 +118,11 @@ def images_folder(weights: hub.Weights, system: str) -> pathlib.Path:
 def base_of(config: Video, weights: hub.Weights, system: str) -> checkpoint.Base:
     """The video model to learn of or to sample with, on the CPU."""
     path = base_path(weights, system)
-    folder = own_folder(path)
+    folder = hub.own_folder(path)
     if folder is None:
         return checkpoint.load_base(path, config.text_layer)
     unet = checkpoint.make_unet(config.unet, "meta")
-    file = weights_file(folder)
+    file = hub.own_weights(folder)
     hub.load_strict(unet, hub.tensors(file), file)
     base = checkpoint.Base(unet.eval().requires_grad_(False), *frozen(config, weights, system), config.noise_schedule)
     checkpoint.check(base, folder)
@@ -160,12 +146,12 @@ def image_unet(folder: pathlib.Path):
 
 def init_injection(module, path) -> None:
     """Begin with a resampler, and with keys and values where they lie beside it in a checkpoint of ours."""
-    folder = own_folder(path)
+    folder = hub.own_folder(path)
     if folder is None:
         file = file_of(path)
         hub.load_strict(module.resampler, {name.removeprefix("module."): tensor for name, tensor in hub.tensors(file).items()}, file)
         return
-    file = weights_file(folder)
+    file = hub.own_weights(folder)
     tensors = hub.tensors(file)
     hub.load_strict(module.resampler, {name.removeprefix(RESAMPLER): tensor for name, tensor in tensors.items() if name.startswith(RESAMPLER)}, file)
     keys = {name: tensor for name, tensor in tensors.items() if not name.startswith(RESAMPLER)}
@@ -182,8 +168,8 @@ def init_injection(module, path) -> None:
 def digest(weights: hub.Weights, heard: Heard, video: Video) -> str:
     """What identifies all weights that sampling reads."""
     main, base = main_path(weights), base_path(weights, "maestro")
-    folder = own_folder(main)
-    found = [hub.digest(weights_file(folder) if folder is not None else file_of(main)), base_digest(weights, video, "maestro", base)]
+    folder = hub.own_folder(main)
+    found = [hub.digest(hub.own_weights(folder) if folder is not None else file_of(main)), base_digest(weights, video, "maestro", base)]
     if heard.sound_encoder == "imagebind":
         from avtools.models.parts import imagebind
 
@@ -197,10 +183,10 @@ def digest(weights: hub.Weights, heard: Heard, video: Video) -> str:
 
 def base_digest(weights: hub.Weights, video: Video, system: str, path: pathlib.Path) -> str:
     """What identifies a video model and what it needs beside it."""
-    folder = own_folder(path)
+    folder = hub.own_folder(path)
     if folder is None:
         return hub.digest(path)
-    found = [hub.digest(weights_file(folder))]
+    found = [hub.digest(hub.own_weights(folder))]
     if video.codec == "kl" or video.text_encoder == "open-clip":
         found += [hub.digest(images_folder(weights, system) / name) for name in ("vae", "text_encoder")]
     return "\0".join(found)

@@ -12,6 +12,7 @@ from avtools.models.maestro import codec as pictures
 from avtools.models.maestro import data, diffusion
 from avtools.models.maestro.context import contexts
 from avtools.models.maestro.mosaic import LEGACY, Mosaic, Scene
+from avtools.models.parts.clips import text_of
 
 
 @dataclasses.dataclass
@@ -60,7 +61,7 @@ def separated(items: list[dict], separator, options: dict) -> list[dict]:
         if "mixture" not in item:
             made.append(item)
             continue
-        queries = json.loads(data.text_of(item["queries"]))
+        queries = json.loads(text_of(item["queries"]))
         mixture = np.pad(item["mixture"], (0, max(0, SHORTEST - len(item["mixture"]))))
         stems = separator.separate(torch.from_numpy(mixture)[None].expand(len(queries), -1), separator.embed(queries)).cpu().numpy()
         stems = stems[:, : len(item["mixture"])]
@@ -84,9 +85,9 @@ def heard(items: list[dict], encoder, resampler, options: dict, device) -> list[
         for count in item["counts"].tolist():
             own.append(tokens[begin : begin + count])
             begin += count
-        told = json.loads(data.text_of(item["regions"]))
+        told = json.loads(text_of(item["regions"]))
         places = data.regions(told, options["frames"]) if len(own) > 1 else None
-        made.append(Source(data.text_of(item["text"]), own, [torch.from_numpy(picks) for picks in item["picks"]], places))
+        made.append(Source(text_of(item["text"]), own, [torch.from_numpy(picks) for picks in item["picks"]], places))
     return made
 
 

@@ -27,6 +27,7 @@ from avtools.models.maestro.config import (
     Config,
     VideoConfig,
 )
+from avtools.models.parts.clips import CLASS_COLUMNS, text_of
 from avtools.system import System
 from avtools.training import config as settings
 
@@ -334,7 +335,7 @@ class Cim(System):
             raise UsageError("the table has cached features (features_path), which cim does not train on; drop that column")
 
     def collate(self, items: list[dict]) -> dict:
-        return _stacked(items, ("pictures", "sound", "middles", "times")) | {"label": [data.text_of(item["text"]) for item in items]}
+        return _stacked(items, ("pictures", "sound", "middles", "times")) | {"label": [text_of(item["text"]) for item in items]}
 
     def prepare(self, batch: dict, train: bool) -> dict:
         """Latents, tokens of the sound of each picture, and encoded labels."""
@@ -382,8 +383,8 @@ class MaestroVideo(System):
     released_run = False
     parts = (dataclasses.replace(OPTIONAL_BASE, name=""), OPTIONAL_IMAGES)
     makes = ("picture",)
-    needs = (*data.TEXT_COLUMNS, *data.CLASS_COLUMNS)
-    reads = (*data.TEXT_COLUMNS, *data.CLASS_COLUMNS)
+    needs = (*data.TEXT_COLUMNS, *CLASS_COLUMNS)
+    reads = (*data.TEXT_COLUMNS, *CLASS_COLUMNS)
     Config = VideoConfig
     presets = VIDEO_PRESETS
     condition = staticmethod(data.video_condition)
@@ -413,9 +414,9 @@ class MaestroVideo(System):
                 module.p = config.dropout
         if init.get("") is not None:
             path = hub.locate(init.get(""), BASE, self.name)
-            folder = loading.own_folder(path)
+            folder = hub.own_folder(path)
             if folder is not None:
-                file = loading.weights_file(folder)
+                file = hub.own_weights(folder)
                 hub.load_strict(unet, hub.tensors(file), file)
             else:
                 hub.load_strict(unet, checkpoint.load_unet(path).state_dict(), path)
@@ -446,7 +447,7 @@ class MaestroVideo(System):
         return not self.config.random_start and self.config.flip in (0, 1)
 
     def collate(self, items: list[dict]) -> dict:
-        return _stacked(items, ("pictures",)) | {"text": [data.text_of(item["text"]) for item in items]}
+        return _stacked(items, ("pictures",)) | {"text": [text_of(item["text"]) for item in items]}
 
     def prepare(self, batch: dict, train: bool) -> dict:
         from avtools.models.maestro.training import latents_of
@@ -473,8 +474,8 @@ class MaestroVideo(System):
         config = settings.resolve(VideoConfig, VIDEO_PRESETS, preset)
         if weights.get("") is not None or preset is None:
             path = hub.locate(weights.get(""), BASE, cls.name)
-            if loading.own_folder(path) is not None:
-                config = settings.of_checkpoint(loading.own_folder(path), cls.name, VideoConfig(), preset)
+            if hub.own_folder(path) is not None:
+                config = settings.of_checkpoint(hub.own_folder(path), cls.name, VideoConfig(), preset)
         settings.set_all(config, sets)
         return cls(config)
 
@@ -502,7 +503,7 @@ class MaestroVideo(System):
     def generate(self, items: list[dict], seeds: list[int], options: dict) -> list[dict]:
         from avtools.models.maestro import sampling
 
-        texts = [data.text_of(item["text"]) for item in items]
+        texts = [text_of(item["text"]) for item in items]
         made = sampling.from_text(self.base, self.noise, texts, seeds, options, self.device, next(self.base.unet.parameters()).dtype)
         return [{"frames": frames, "fps": Fraction(options["fps"]).limit_denominator(1000)} for frames in made]
 

@@ -122,7 +122,7 @@ def _run(source: str) -> pathlib.Path | None:
 def load_run(made: converter.Converter, folder: pathlib.Path) -> None:
     """Put what a run of vatt-converter trained into `made`, which gets adapters where the run has some; strict."""
     told = hub.config_of(folder)["config"]
-    file = next(folder / name for name in ("ema.safetensors", "model.safetensors") if (folder / name).is_file())
+    file = hub.own_weights(folder)
     tensors = hub.tensors(file)
     if any(".lora_" in name for name in tensors) and not language.adapters(made.net):
         language.adapt(made.net, told["rank"], told["alpha"], 0.0, told["targets"])

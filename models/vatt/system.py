@@ -720,7 +720,7 @@ def load_own(net, folder: pathlib.Path, add: bool = False) -> None:
     facts = hub.config_of(folder)
     if facts["system"] != TRAINED:
         raise FatalError(f"{folder}: a checkpoint of {facts['system']}, not of {TRAINED}; give another")
-    file = next(folder / name for name in ("ema.safetensors", "model.safetensors") if (folder / name).is_file())
+    file = hub.own_weights(folder)
     tensors = hub.tensors(file)
     if add and "visual.weight" not in tensors:
         tensors = {**tensors, **{name: torch.zeros(value.shape) for name, value in net.state_dict().items() if name.startswith("visual.")}}

@@ -233,7 +233,7 @@ def _codec_tensors(path: pathlib.Path) -> tuple[dict, float | None]:
 
 def _own_tensors(folder: pathlib.Path) -> tuple[dict, pathlib.Path]:
     """The model's tensors of one of our checkpoints, the moving average where there is one."""
-    file = next(folder / name for name in ("ema.safetensors", "model.safetensors") if (folder / name).is_file())
+    file = hub.own_weights(folder)
     return hub.tensors(file), file
 
 

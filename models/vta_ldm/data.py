@@ -7,6 +7,7 @@ import tempfile
 import numpy as np
 
 from avtools.errors import MediaError, RowError
+from avtools.models.parts.clips import as_bytes, text_of
 from avtools.models.vta_ldm import augment, frames
 from avtools.rows import path_of
 from avtools.rows.keys import PLACEHOLDER
@@ -61,7 +62,7 @@ def training_item(row: dict, draw: int, options: dict) -> dict:
         return augment.concatenated(item, other, draw_of(draw, "cut"), options["frame_rate"], options["sample_rate"])
     item["waveform"] = augment.mixed(item["waveform"], other["waveform"], options["sample_rate"])
     if "text" in item:
-        item["text"] = _bytes(augment.joined_captions(_text(item["text"]), _text(other["text"])))
+        item["text"] = as_bytes(augment.joined_captions(text_of(item["text"]), text_of(other["text"])))
     if "frames" in item:
         item["other_frames"] = other["frames"]
     return item
@@ -79,7 +80,7 @@ def _window(row: dict, draw: int, options: dict) -> dict:
     if options["pictures"]:
         item["frames"] = pictures(row, options, start, seconds)
     if options["text"]:
-        item["text"] = _bytes(caption(row))
+        item["text"] = as_bytes(caption(row))
     return item
 
 
@@ -110,7 +111,7 @@ def condition(row: dict, options: dict) -> dict:
         seen = path and os.path.basename(path) != PLACEHOLDER
         item["seconds"] = np.float64(_length(path) if seen else options["seconds"])
     if options["text"]:
-        item["text"] = _bytes(caption(row))
+        item["text"] = as_bytes(caption(row))
     return item
 
 
@@ -197,14 +198,3 @@ def _path(row: dict, columns: tuple[str, ...], missing: str | None = None) -> st
     if missing is not None:
         return missing
     raise RowError(f"column {columns[0]} holds no path")
-
-
-def _bytes(text: str) -> np.ndarray:
-    return np.frombuffer(bytearray(text.encode("utf-8", "surrogateescape")), np.uint8)
-
-
-def _text(data) -> str:
-    return bytes(np.asarray(data)).decode("utf-8", "replace")
-
-
-text_of = _text

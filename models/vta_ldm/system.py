@@ -9,6 +9,7 @@ import hashlib
 from avtools import hub
 from avtools.errors import MediaError, UsageError
 from avtools.models.judges.sync import CAVP
+from avtools.models.parts.clips import text_of
 from avtools.models.parts.imagebind.checkpoint import PART as IMAGEBIND
 from avtools.models.vta_ldm import data
 from avtools.models.vta_ldm.config import PRESETS, Config
@@ -237,7 +238,7 @@ class VtaLdm(System):
         return self.encoder([one.to(self.device).permute(0, 3, 1, 2).to(self.dtype) / 255 for one in frames])
 
     def _texts(self, texts: list | None, count: int) -> list:
-        return [None] * count if texts is None else list(self.text_encoder([data.text_of(text) for text in texts]))
+        return [None] * count if texts is None else list(self.text_encoder([text_of(text) for text in texts]))
 
     def _mixed(self, features: list, others: list) -> list:
         """The mean of both clips' features at each time, where an item is mixed of two."""

@@ -23,6 +23,7 @@ from avtools.models.avsyncd import checkpoint, data, encoders, sampling, trainin
 from avtools.models.avsyncd.config import NOISE_SCHEDULE, PRESETS, UNET, Config  # noqa: E402
 from avtools.models.avsyncd.model import Block, Condition, Conv, UNet3D, heard_tokens  # noqa: E402
 from avtools.models.avsyncd.system import AvSyncD  # noqa: E402
+from avtools.models.parts.clips import text_of  # noqa: E402
 from avtools.models.parts.imagebind import model as imagebind  # noqa: E402
 from avtools.training import config as settings  # noqa: E402
 from avtools.training.draws import draw_of  # noqa: E402
@@ -446,7 +447,7 @@ def test_a_training_item_is_two_seconds_of_both(media):
     level = made["frames"].mean((1, 2, 3)) * 255 - 50  # picture i tells that it is shown at 1 + i / 6 s
     np.testing.assert_allclose(level, 120 * (1 + np.arange(12) / 6) / 4, atol=4)
     assert abs(made["sound"][16000] - 0.4) < 0.03  # and the sound in its middle that it is heard at 2 s
-    assert data.text_of(made["text"]) == "a tone"
+    assert text_of(made["text"]) == "a tone"
     mirrored = item(row, 0, "flip=1.0")["frames"]
     np.testing.assert_array_equal(mirrored, made["frames"][..., ::-1])
     spectrogram = data.heard(tone_of_time(2.0).T, data.options_of(Config()))

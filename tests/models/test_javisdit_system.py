@@ -21,7 +21,7 @@ from avtools.models.javisdit.config import MASKS, TASKS  # noqa: E402
 from avtools.models.javisdit.masks import RATIOS  # noqa: E402
 from avtools.models.javisdit.model import TRAINED  # noqa: E402
 from avtools.models.javisdit.system import JavisDit, JavisPrior, JavisSound  # noqa: E402
-from avtools.models.maestro.data import text_of  # noqa: E402
+from avtools.models.parts.clips import text_of  # noqa: E402
 from avtools.training import config as settings  # noqa: E402
 from avtools.training.draws import draw_of  # noqa: E402
 

@@ -22,6 +22,7 @@ from avtools.models.maestro import sampling as drawing  # noqa: E402
 from avtools.models.maestro.config import CIM_PRESETS, NOISE_SCHEDULE, PRESETS, UNET, VIDEO_PRESETS, CimConfig, Config, VideoConfig  # noqa: E402
 from avtools.models.maestro.mosaic import Mosaic  # noqa: E402
 from avtools.models.maestro.system import Cim, Maestro, MaestroVideo  # noqa: E402
+from avtools.models.parts.clips import read_pictures, text_of  # noqa: E402
 from avtools.training import config as settings  # noqa: E402
 from avtools.training.draws import draw_of  # noqa: E402
 from conftest import ROOT, Program  # noqa: E402
@@ -130,8 +131,8 @@ def test_an_item_is_of_one_time_in_picture_and_sound(scenes, weights):
     assert item["pictures"].shape == (4, 3, 24, 32) and item["sound"].shape == (1, 32000) and item["times"].tolist() == [0.25, 0.75, 1.25, 1.75]
     stem, rate = read_sound(scenes[0]["stem_path"])
     np.testing.assert_allclose(item["sound"][0], stem.mean(1)[:32000], atol=1e-4)
-    assert rate == RATE and data.text_of(item["text"]) == scenes[0]["class"]
-    whole = data.read_pictures(scenes[0]["path"], 0.0, 24, 48, (24, 32))
+    assert rate == RATE and text_of(item["text"]) == scenes[0]["class"]
+    whole = read_pictures(scenes[0]["path"], 0.0, 24, 48, (24, 32))
     np.testing.assert_array_equal(item["pictures"], whole[::12])
 
 
@@ -445,7 +446,7 @@ def test_folders_of_frames_and_sounds_are_learnt_from(scenes, weights, avtools):
         scene = next(one for one in scenes if one["id"] == row["id"])
         item = function({**row, **{name: str(avtools.folder / row[name]) for name in ("path", "audio_path")}}, 3, given)
         direct = function({**scene, "stem_path": "", "audio_path": scene["mixture_path"]}, 3, given)
-        assert data.text_of(item["text"]) == scene["class"] and row["path"] != scene["path"]
+        assert text_of(item["text"]) == scene["class"] and row["path"] != scene["path"]
         np.testing.assert_allclose(item["sound"], direct["sound"], atol=1e-4)
         assert np.abs(item["pictures"].astype(int) - direct["pictures"]).mean() < 6
 

@@ -17,6 +17,7 @@ from avtools import features, hub  # noqa: E402
 from avtools.errors import MediaError, RowError, UsageError  # noqa: E402
 from avtools.media import video  # noqa: E402
 from avtools.media.soundfiles import read_sound, write_sound  # noqa: E402
+from avtools.models.parts.clips import text_of  # noqa: E402
 from avtools.models.vta_ldm import augment, data, diffusion  # noqa: E402
 from avtools.models.vta_ldm.config import NOISE_SCHEDULE, PRESETS, Config  # noqa: E402
 from avtools.models.vta_ldm.model import Condition, Denoiser, Inputs  # noqa: E402
@@ -484,7 +485,7 @@ def test_the_original_s_column_names_are_taken(clips):
     row = {"video_path": clips[3]["path"], "audio_file": clips[3]["audio_path"], "description": "a bell"}
     one, other = item(row, "condition=text+video"), item(clips[3], "condition=text+video")
     assert np.array_equal(one["waveform"], other["waveform"]) and np.array_equal(one["frames"], other["frames"])
-    assert data.text_of(one["text"]) == "a bell" and data.text_of(other["text"]) == clips[3]["text"]
+    assert text_of(one["text"]) == "a bell" and text_of(other["text"]) == clips[3]["text"]
     assert data.condition(row, options())["frames"].shape == other["frames"].shape
 
 
@@ -583,7 +584,7 @@ def test_joined_clips_change_at_one_time_in_sound_and_picture():
         kept, at = int((made["frames"][:, 0, 0, 0] == 1).sum()), int((made["waveform"] == 1).sum())
         assert (np.diff(made["waveform"]) >= 0).all() and at == kept * 8000  # k / 2 s
         cuts.add(kept)
-        assert data.text_of(made["text"]) == "a bell a dog"
+        assert text_of(made["text"]) == "a bell a dog"
     assert cuts == set(range(5, 16))
     short = augment.concatenated({**one, "frames": one["frames"][:3]}, other, 7, 2.0, 16000)
     assert (short["frames"][:3] == 1).all() and (short["frames"][3:] == 2).all() and (short["waveform"] == 1).sum() == 24000
@@ -597,7 +598,7 @@ def test_a_joined_item_is_of_both_clips(clips):
     at = round(kept / 24 * 16000)
     assert 12 <= kept <= 36 and np.array_equal(made["frames"][kept:], other["frames"][kept:])
     assert np.array_equal(made["waveform"][:at], one["waveform"][:at]) and np.array_equal(made["waveform"][at:], other["waveform"][at:])
-    assert data.text_of(made["text"]) == f"{clips[0]['text']} {clips[1]['text']}"
+    assert text_of(made["text"]) == f"{clips[0]['text']} {clips[1]['text']}"
     again = item(row, "concat_augment=1.0", "condition=text+video")
     assert all(np.array_equal(made[name], again[name]) for name in made)
 
@@ -619,7 +620,7 @@ def test_a_mixed_item_has_both_captions_and_the_mean_of_the_features(clips):
     sets = ["mix_augment=1.0", "condition=text+video"]
     made, one, other = item(row, *sets), item(clips[0], *sets), item(clips[1], *sets)
     np.testing.assert_array_equal(made["waveform"], augment.mixed(one["waveform"], other["waveform"], 16000))
-    assert data.text_of(made["text"]) == f"{clips[0]['text']} and {clips[1]['text']}"
+    assert text_of(made["text"]) == f"{clips[0]['text']} and {clips[1]['text']}"
     assert augment.joined_captions("A dog barks", "Birds sing") == "A dog barks and birds sing"
     assert np.array_equal(made["frames"], one["frames"]) and np.array_equal(made["other_frames"], other["frames"])
     system = built("mix_augment=1.0")
