@@ -77,6 +77,19 @@ class Program:
         return done
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """One thread for torch, so that sums are the same on every machine, and workers of the tests' own are not in each other's way."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def avtools(tmp_path) -> Program:
     return Program(tmp_path)

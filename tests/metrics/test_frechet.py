@@ -22,14 +22,6 @@ torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # FVD's network is such a file
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def vectors(count, size, seed=0, offset=0.0):
     """Correlated ones."""
     random = np.random.default_rng(seed)

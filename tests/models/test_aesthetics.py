@@ -35,14 +35,6 @@ CONFIG = {"proj_num_layer": 2, "proj_ln": False, "proj_act_fn": "gelu", "proj_dr
 SCALE = {axis: {"mean": 5.0 + k, "std": 2.0 + k} for k, axis in enumerate(aesthetics.AXES)}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def wav(seconds: float, seed: int = 0):
     return (0.1 * np.random.default_rng(seed).standard_normal(round(seconds * 16000))).astype(np.float32)
 

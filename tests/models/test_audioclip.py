@@ -62,14 +62,6 @@ def net(file):
     return audioclip.load(file)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def noise(seconds, rate=44100, seed=0, level=0.1):
     return (np.random.default_rng(seed).standard_normal(round(seconds * rate)) * level).astype(np.float32)
 

@@ -36,14 +36,6 @@ CPU = torch.device("cpu")
 SMALL = ["first=4", "widths=[4,6]", "pools=[[2,2],[1,2]]", "middle=6", "condition=24", "n_fft=64", "hop=16", "rate=1000", "seconds=1"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def roberta(tmp_path_factory):
     return tokens(tmp_path_factory.mktemp("roberta"), "RobertaTokenizer", "<s>", "<pad>", "</s>", "<unk>", "<mask>")

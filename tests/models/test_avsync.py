@@ -35,14 +35,6 @@ SMALL = ["audio_widths=[4,4,8,8,8]", "video_widths=[4,8,8,8]", "dim=16", "frame_
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def small(*sets) -> Config:
     return settings.resolve(Config, PRESETS, "tiny", None, [*SMALL, *sets])
 

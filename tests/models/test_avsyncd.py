@@ -33,14 +33,6 @@ SMALL = ["unet.block_out_channels=[16,32]", "unet.norm_num_groups=4"]  # the tin
 TWO_D = {**UNET, "block_out_channels": [16, 24, 32, 32], "norm_num_groups": 8, "attention_head_dim": 4, "cross_attention_dim": 20, "audio_cross_attention_dim": 12}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def small(*sets):
     return settings.resolve(Config, PRESETS, "tiny", None, [*SMALL, *sets])
 

@@ -39,14 +39,6 @@ LEGACY = frozenset({"centring", "windows"})
 METRICS = {"imagebind": bind.ImageBindScores, "avhscore": bind.AvhScore, "javisscore": bind.JavisScore}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def towers():
     return small_imagebind.towers()

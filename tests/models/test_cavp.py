@@ -17,14 +17,6 @@ from avtools.models.parts import cavp  # noqa: E402
 SMALL = cavp.Config(width=8, blocks=(1, 1, 2, 1), channels=(4, 4, 6, 6, 8, 8), hidden=16, dim=16)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def small(config=SMALL, seed=0):
     """A network whose outputs tell inputs apart."""
     torch.manual_seed(seed)

@@ -49,14 +49,6 @@ def file(weights, tmp_path_factory):
     return path
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 # --- the network ------------------------------------------------------------------------------------------------------
 
 

@@ -31,14 +31,6 @@ from small_imagebind import SIZES  # noqa: E402
 HERE = pathlib.Path(__file__).resolve().parent
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def towers():
     return small_imagebind.towers()

@@ -23,12 +23,9 @@ SIZE = passt.Size(width=32, depth=2, heads=4)
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def no_gradients():
     with torch.inference_mode():
         yield
-    torch.set_num_threads(threads)
 
 
 def filled(net, seed=0):

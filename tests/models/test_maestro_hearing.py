@@ -23,14 +23,6 @@ SMALL = resampler.Size(dim=24, depth=2, heads=3, dim_head=4, queries=5, input_di
 TOY = {"hidden_size": 16, "intermediate_size": 40, "num_hidden_layers": 4, "num_attention_heads": 2, "vocab_size": 49408, "hidden_act": "gelu"}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def tone(seconds, rate=16000, hertz=440.0, channels=1):
     wave = 0.3 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)
     return np.repeat(wave[:, None], channels, 1)

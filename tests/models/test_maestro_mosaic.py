@@ -20,14 +20,6 @@ from avtools.models.maestro.regions import LAYOUTS, Box, of_row, regions_of  # n
 NAMES = ("dog", "cat", "rain", "bell")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 # --- regions ----------------------------------------------------------------------------------------------------------
 
 

@@ -35,14 +35,6 @@ GIVEN = {"steps": 2, "guidance": None, "scheduler": None}
 RATE = 16000
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def synthesise(folder, count, objects=2, seed=5, seconds=2) -> list[dict]:
     words = ["synth", "-n", count, "--seed", seed, "--seconds", seconds, "--fps", 24, "--size", "64x48", "--objects", objects]
     words += ["--absolute", "--no-fsync", "-q", "-j", 1]

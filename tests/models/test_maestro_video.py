@@ -28,14 +28,6 @@ SMALL = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def small(seed: int = 0, **others) -> VideoUnet:
     """A network in which nothing is zero: as made, last layers are."""
     torch.manual_seed(seed)

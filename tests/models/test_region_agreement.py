@@ -32,14 +32,6 @@ from avtools.models.maestro.regions import of_row, regions_of  # noqa: E402
 HERE = pathlib.Path(__file__).resolve().parent
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     file = tmp_path_factory.mktemp("imagebind") / "imagebind_huge.pth"

@@ -18,14 +18,6 @@ from avtools.models.parts import frames, kaldi, sync_clips  # noqa: E402
 RAMP = 20000  # samples until the ramp of the test sounds begins anew
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def film(path, fps=Fraction(25), seconds=3.0, sound=None, rate=16000, late=0.0, packet=1000, **options):
     """A film whose frames are gray by three times their number, with `sound` (samples, channels) int16 that begins `late`."""
     with av.open(str(path), "w") as out:

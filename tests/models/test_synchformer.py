@@ -19,14 +19,6 @@ from avtools.models.judges import sync, synchformer  # noqa: E402
 SMALL = synchformer.Size(width=128, picture_layers=2, sound_layers=2, layers=2, picture=32, patch=16)  # two heads, eight of what decides
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def small(seed=0, size=SMALL):
     """A network whose outputs tell inputs apart."""
     torch.manual_seed(seed)

@@ -17,14 +17,6 @@ LOUD_ERROR = 0.15  # of bands well above silence, in deviations of log-mel
 SILENT = (np.log(FLOOR) - MEAN) / DEVIATION  # the value of a band without sound
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def sounds(tmp_path_factory):
     """(8, 32000): a clip of each class of synthetic sound, peak 0.5."""

@@ -23,14 +23,6 @@ SHAPE = {
 FRAMES = 8
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def network(seed=0, **fields) -> AudioNet:
     torch.manual_seed(seed)
     net = AudioNet(Size(**{**SHAPE, **fields}))

@@ -25,14 +25,6 @@ DIM = 12  # of the stand-in features
 WORDS = [*"# : Instruction Response What is heard a dog barks rain falls on roof the sea".split(), "\n", "<start_of_turn>", "<end_of_turn>", "user", "model"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def language_model(folder, kind: str = "llama", **sizes):
     """A folder with a small random language model and its tokenizer, as transformers writes it."""
     torch.manual_seed(0)

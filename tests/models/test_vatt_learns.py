@@ -24,14 +24,6 @@ SMALL = ("net.dim=32", "net.first_blocks=1", "net.second_blocks=1", "net.first_h
 CLIPS, OTHERS = 160, 24  # trained on, judged
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def forms(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT))

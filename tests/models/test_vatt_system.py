@@ -28,14 +28,6 @@ SMALL = ("net.dim=32", "net.first_blocks=1", "net.second_blocks=1", "net.first_h
 GIVEN = {"steps": 3, "guidance": None, "scheduler": None}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def synthesise(folder, count, seed=5, seconds=2) -> list[dict]:
     words = ["synth", "-n", count, "--seed", seed, "--seconds", seconds, "--fps", 24, "--size", "64x48", "--objects", 1]
     words += ["--absolute", "--no-fsync", "-q", "-j", 1]

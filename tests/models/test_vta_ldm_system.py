@@ -41,14 +41,6 @@ SMALL = [
 NONE = hub.Weights({})
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def small(*sets, preset="tiny"):
     return settings.resolve(Config, PRESETS, preset, None, [*SMALL, *sets])
 

@@ -1,5 +1,6 @@
 """What the parity tests of all systems share: finding cases, filling weights, comparing every stored output."""
 
+import importlib
 import json
 import os
 import pathlib
@@ -37,6 +38,23 @@ def kind_of(name: str, kinds: dict):
     if not found:
         pytest.fail(f"{name}: no test knows this kind of case")
     return kinds[max(found, key=len)]
+
+
+def collected(system: str) -> tuple[dict, dict[str, list]]:
+    """(kind of case -> its test, list of names -> its tests) of the modules `SYSTEM_*.py` in this folder, their KINDS and KEY_LISTS."""
+    parts = [importlib.import_module(file.stem) for file in sorted(HERE.glob(f"{system}_*.py"))]
+    lists: dict[str, list] = {}
+    for part in parts:
+        for name, function in getattr(part, "KEY_LISTS", {}).items():
+            lists.setdefault(name, []).append(function)
+    return {name: function for part in parts for name, function in part.KINDS.items()}, lists
+
+
+def check(folder: pathlib.Path, kinds: dict, tmp_path: pathlib.Path) -> None:
+    """Run a folder's test, and see that it compared every output."""
+    case = Case(folder)
+    kind_of(folder.name, kinds)(case, tmp_path)
+    case.finish()
 
 
 class Case:

@@ -6,23 +6,12 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from audiosep_cases import KINDS, key_list  # noqa: E402
-from common import Case, folders, key_lists, kind_of  # noqa: E402
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+from common import check, folders, key_lists  # noqa: E402
 
 
 @pytest.mark.parametrize("folder", folders("audiosep"))
 def test_case(folder, tmp_path):
-    function = kind_of(folder.name, KINDS)
-    case = Case(folder)
-    function(case, tmp_path)
-    case.finish()
+    check(folder, KINDS, tmp_path)
 
 
 @pytest.mark.parametrize("file", key_lists("audiosep"))

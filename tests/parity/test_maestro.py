@@ -1,38 +1,19 @@
 """MAESTRO against the numbers of the original implementation: every folder of cases, every stored output."""
 
-import importlib
-import pathlib
-
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
+pytest.importorskip("diffusers")
 
-from common import Case, folders, key_lists, kind_of  # noqa: E402
+from common import check, collected, folders, key_lists, kind_of  # noqa: E402
 
-PARTS = [importlib.import_module(file.stem) for file in sorted(pathlib.Path(__file__).parent.glob("maestro_*.py"))]
-KINDS = {name: function for part in PARTS for name, function in getattr(part, "KINDS", {}).items()}
-KEY_LISTS: dict[str, list] = {}  # a file's name, without suffix -> what loads it
-for part in PARTS:
-    for name, function in getattr(part, "KEY_LISTS", {}).items():
-        KEY_LISTS.setdefault(name, []).append(function)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+KINDS, KEY_LISTS = collected("maestro")
 
 
 @pytest.mark.parametrize("folder", folders("maestro"))
 def test_case(folder, tmp_path):
-    function = kind_of(folder.name, KINDS)
-    case = Case(folder)
-    function(case, tmp_path)
-    case.finish()
+    check(folder, KINDS, tmp_path)
 
 
 @pytest.mark.parametrize("file", key_lists("maestro"))

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
-from common import Case, Seen, folders, key_lists, kind_of  # noqa: E402
+from common import Case, Seen, check, folders, key_lists  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from avtools.models.parts import mel  # noqa: E402
@@ -30,20 +30,9 @@ SMALL_UNET = {  # where a case has no UNet, one stands in so that the released f
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.parametrize("folder", folders("vta_ldm"))
 def test_case(folder, tmp_path):
-    function = kind_of(folder.name, KINDS)
-    case = Case(folder)
-    function(case, tmp_path)
-    case.finish()
+    check(folder, KINDS, tmp_path)
 
 
 # --- networks from a case, through the released loader ------------------------------------------------------
