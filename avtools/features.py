@@ -74,10 +74,10 @@ def _difference(found: dict, wanted: dict) -> str:
 
 def work(system, weights, *, batch_size: int | None = None):
     """The :class:`avtools.stream.Work` of computing `system`'s features."""
-    from avtools.sampling import config_digest, configured_batch, readable
+    from avtools.sampling import Told, config_digest, configured_batch, readable
     from avtools.stream import Work
 
-    plain = system.feature_options()
+    plain, told = system.feature_options(), Told(None)
     options = {"item": system.feature_item, "plain": plain, "reads": tuple(system.encodes) or readable(system)}
     return Work(
         item,
@@ -89,20 +89,23 @@ def work(system, weights, *, batch_size: int | None = None):
         identity={"options": plain, "config": config_digest(system.config), "weights": system.encoders_digest(weights)},
         model=Model(functools.partial(_load, system, weights), batch_size or configured_batch(system.config) or BATCH_SIZE, finish),
         preload=(type(system).__module__,),
+        sees=told.see,
+        report=told.lines,
     )
 
 
 def _load(system, weights):
     import torch
 
-    from avtools.sampling import device
+    from avtools.sampling import device, noted
 
     system.load_encoders(weights, device(), torch.float32)
     facts = system.encoder_facts()
 
     def encode(items: list[dict]) -> list[dict]:
         with torch.inference_mode():
-            return [{"arrays": arrays, "facts": facts} for arrays in system.encode(items)]
+            made = system.encode(items)
+        return [{"arrays": arrays, "facts": facts, "cells": cells} for arrays, cells in zip(made, noted(system, len(items)), strict=True)]
 
     return encode
 
@@ -120,5 +123,8 @@ def item(row: dict, maker, options: dict):
 
 
 def finish(row: dict, results: list[dict], maker, options: dict) -> dict:
-    made = maker.make("features_path", lambda out, suffix: write(out, **results[0]), lambda path: {})
-    return {"features_path": made.path}
+    from avtools.sampling import why
+
+    made = maker.make("features_path", lambda out, suffix: write(out, results[0]["arrays"], results[0]["facts"]), lambda path: results[0]["cells"])
+    maker.why += why(row, made.columns)
+    return {"features_path": made.path, **made.columns}

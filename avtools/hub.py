@@ -530,11 +530,17 @@ def checkpoint_of(path: str | os.PathLike) -> pathlib.Path:
 
 
 def own_folder(path: str | os.PathLike) -> pathlib.Path | None:
-    """The checkpoint folder of ours that `path` means: a folder, a RUN, or a file in one; None: somebody else's."""
+    """The checkpoint folder of ours that `path` means: a folder, a RUN, or a file in one; None: somebody else's, of which config.json names no system."""
     path = pathlib.Path(path)
     if path.is_file():
-        return path.parent if path.name in OWN_FILES and (path.parent / "config.json").is_file() else None
-    return checkpoint_of(path) if (path / "checkpoints").is_dir() or _is_checkpoint(path) else None
+        folder = path.parent if path.name in OWN_FILES and (path.parent / "config.json").is_file() else None
+    else:
+        folder = checkpoint_of(path) if (path / "checkpoints").is_dir() or _is_checkpoint(path) else None
+    try:
+        told = None if folder is None else json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return folder  # config_of says what is wrong
+    return None if isinstance(told, dict) and "system" not in told else folder
 
 
 def own_weights(folder: str | os.PathLike) -> pathlib.Path:

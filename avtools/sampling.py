@@ -121,7 +121,7 @@ def work(
         "seed": seed,
         "key": key,
     }
-    size = batch_size or configured_batch(system.config) or BATCH_SIZE
+    size, told = batch_size or configured_batch(system.config) or BATCH_SIZE, Told(key)
     columns = ["generated_audio_path"] * sound + ["generated_path"] * (picture or mux) + [*system.sets] + ["group"] * (samples > 1)
     if row is not None:
         records = lambda stdin: (list(row), "csv", [Record(row, "options")])  # noqa: E731
@@ -136,7 +136,50 @@ def work(
         model=Model(functools.partial(_load, system, weights, precision, plain), size, finish),
         records=records,
         preload=("avtools.media.video", "avtools.media.soundfiles", type(system).__module__),
+        sees=told.see,
+        report=told.lines,
     )
+
+
+# --- what there is to tell of rows ------------------------------------------------------------------------
+
+NOTES = "\0notes"  # the cell in which notes go to the end of the command, from the process of the model or with a file that is there
+NAMED = 3  # rows that are named; --why names all
+
+
+class Told:
+    """Counts the rows of which a system notes something (`System.notes`), by what; `key`: the column of the rows' keys."""
+
+    def __init__(self, key: str | None):
+        self.key, self.found = key, {}
+
+    def see(self, row: dict) -> None:
+        for what in row.get(NOTES) or ():
+            count, names = self.found.get(what, (0, []))
+            self.found[what] = count + 1, names if len(names) == NAMED else [*names, _name(row, self.key)]
+
+    def lines(self) -> list[str]:
+        return [f"rows with {what}: {count} ({', '.join(names)}{', ...' if count > len(names) else ''})" for what, (count, names) in sorted(self.found.items())]
+
+
+def noted(system, count: int) -> list[dict]:
+    """Of each of the `count` items that the system worked on last the cell {:data:`NOTES`: {what: detail}}, or nothing."""
+    found: list[dict] = [{} for _ in range(count)]
+    for place, what, detail in system.notes():
+        found[place].setdefault(NOTES, {})[what] = detail
+    return found
+
+
+def why(row: dict, cells: dict, key: str | None = None) -> list[str]:
+    """What --why says of a row's notes."""
+    return [f"{_name(row, key)}: one with {what} ({detail})" for what, detail in cells.get(NOTES, {}).items()]
+
+
+def _name(row: dict, key: str | None) -> str:
+    try:
+        return sample_key(row, key)
+    except RowError:
+        return "a row without a key"  # no reason to lose it
 
 
 def readable(system) -> tuple[str, ...]:
@@ -169,7 +212,11 @@ def _load(system, weights, precision: str, options: dict):
     def generate(items: list[dict]) -> list[dict]:
         with torch.inference_mode():
             made = system.generate([item["condition"] for item in items], [item["seed"] for item in items], options)
-        return [{**result, "index": item["index"], "cells": {**item["cells"], **result.get("cells", {})}} for item, result in zip(items, made, strict=True)]
+        notes = noted(system, len(items))
+        return [
+            {**result, "index": item["index"], "cells": {**item["cells"], **result.get("cells", {}), **note}}
+            for item, result, note in zip(items, made, notes, strict=True)
+        ]
 
     return generate
 
@@ -262,7 +309,7 @@ def wants(row: dict, options: dict) -> list[Want]:
         if options["picture"]:
             found.append(Want(f"picture {k}", files, (".mp4",), relpath=at, detail=detail + "\0muxed" * options["mux"]))
         elif options["mux"]:
-            seen = picture_of(row)
+            seen = picture_of(row) if row.get("path") or row.get("video_path") else PLACEHOLDER
             if os.path.basename(seen) == PLACEHOLDER:
                 raise RowError("the row has no picture to put the sound onto; leave out --mux")
             suffixes = video_suffixes(seen)
@@ -299,6 +346,10 @@ def finish(row: dict, results: list[dict], maker, options: dict):
     """Write what was generated of a row; what needed no generating is there."""
     made = {result["index"]: result for result in results}
     cells = [_write(k, row, made.get(k), maker, options) for k in range(options["samples"])]
+    for one in cells[1:]:
+        one.pop(NOTES, None)  # a row counts once
+    if maker is not None:
+        maker.why += why(row, cells[0], options["key"])
     return cells if options["samples"] > 1 else cells[0]
 
 

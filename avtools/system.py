@@ -5,9 +5,17 @@ features command call nothing else of it.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from avtools.hub import Part, Weights
+
+
+class Note(NamedTuple):
+    """Something that a run is to tell of an item, though nothing failed."""
+
+    place: int  # of the item in the batch
+    what: str  # what is counted over the run, as in "rows with WHAT: 3"
+    detail: str  # of this item
 
 
 class System:
@@ -31,6 +39,11 @@ class System:
 
     def __init__(self, config):
         self.config = config
+
+    def notes(self) -> list[Note]:
+        """What there is to tell of the items of the last call of :meth:`prepare`, :meth:`encode` or :meth:`generate`; each run counts the
+        rows by `what`, lists them and tells at its end."""
+        return []
 
     # --- training ----------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import sys
 
 from .common import ROUNDS, versions
 
-NAMES = ("startup", "probe", "extract_audio", "resample", "trim", "uni_fps", "join", "memory", "vta_ldm", "avsyncd", "score", "separate", "masklets", "vatt", "mosaic")
+NAMES = ("startup", "probe", "extract_audio", "resample", "trim", "uni_fps", "join", "memory", "vta_ldm", "avsyncd", "score", "separate", "masklets", "vatt", "mosaic", "javisdit")
 
 
 def main() -> int:

@@ -99,7 +99,7 @@ def command(ctx, system, inputs, run, preset, file, sets, weights, init, valid, 
     request = runs.Request(
         run=run,
         weights=hub.Weights.parse(weights),
-        init=hub.Weights.parse(init),
+        init=hub.Weights.parse(init, "--init"),
         source=rows.open_rows(inputs, from_format) if has_table and leads else None,
         valid=rows.open_rows([valid]) if valid and leads else None,
         trackers=parse_trackers(log_to),

@@ -88,3 +88,25 @@ def test_scores_that_differ_end_the_benchmark(monkeypatch):
     for other in ([[1.0, 2.1]], [[1.0]], [[1.0, float("nan")]]):
         with pytest.raises(SystemExit, match="differ"):
             score.alike("x", [[1.0, 2.0]], other, (0, 1e-2))
+
+
+@pytest.mark.long
+def test_javisdits_short_cuts_and_checkpoints_change_nothing_but_time_and_memory(tmp_path):
+    done = bench("--quick", "--json", tmp_path / "b.json", "javisdit")  # any difference ends it
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "b.json").read_text())["results"]
+    assert len(rows) == 14 and all(row["what"].startswith("the same: memory") for row in rows[1::2])
+    for words in ("attention between", "prior attention", "step of sampling", "training step", "checkpoints gradients"):
+        assert any(words in row["what"] for row in rows[::2]), words
+
+
+def test_javisdits_networks_that_differ_end_the_benchmark(monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import javisdit
+
+    assert javisdit.same("x", [torch.tensor([1.0, -2.0])], [torch.tensor([1.0, -2.0001])]) == pytest.approx(5e-5, rel=1e-2)
+    one = torch.tensor([1.0, -2.0])
+    for other in ([1.0, -2.1], [1.0, float("nan")]):
+        with pytest.raises(SystemExit, match="differ"):
+            javisdit.same("x", [one, one], [one, torch.tensor(other)])

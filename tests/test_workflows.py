@@ -1,8 +1,11 @@
-"""Job scripts, with stand-ins for the cluster's own programs."""
+"""Job scripts, with stand-ins for the cluster's own programs, and workflows."""
 
+import csv
+import json
 import os
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -117,3 +120,83 @@ def test_the_vatt_workflow_plans_every_stage():
         assert stage in whole
     released = plan("CLIPS=c", "WEIGHTS=w.ckpt", "LANGUAGE=vicuna", "PROMPT=self")
     assert '--weights "w.ckpt"' in released and " train " not in released.replace("split/train", "") and "converter=" not in released and "sampling.prompt=self" in released
+
+
+def test_the_javisdit_workflow_plans_every_stage():
+    def plan(*words, status=0):
+        done = subprocess.run(["make", "-n", "-f", "workflows/javisdit.mk", "OUT=/nowhere", *words], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == status, done.stderr
+        return done.stdout + done.stderr
+
+    small = plan("SYNTH=24", "PRESET=tiny", "NPROC=2", "STEPS=3", "SET3=--set dropout=0")
+    stages = ("avtools synth -n 24", "scan audio", "scan video", "separate --method hpss", "masklets --mask-column", "torchrun --nproc-per-node 2 -m avtools train javisdit-audio")
+    order = [small.index(one) for one in ("train javisdit-audio ", "train javisdit-prior ", "train javisdit ", "sample javisdit ", "score av-align")]
+    assert order == sorted(order) and " gen-unpaired" not in small and small.count("--max-steps 3") == 3 and small.count("dropout=0") == 1
+    for stage in (*stages, '--weights "prior=/nowhere/train2" --init "/nowhere/train1"', 'sample javisdit /nowhere/split3/test.csv --weights "/nowhere/train3" --weights "prior=/nowhere/train2"'):
+        assert stage in small
+    whole = plan("CLIPS=c", "CAPTIONS=release_captions.txt", "STREAM=stdit", "VIDEO=v", "SOUND=s", "WORDS=t5", "IMAGEBIND=i", "OBJECTS=t.csv", "AUDIOSEP=a.ckpt")
+    for stage in (
+        'join tavgbench --captions "release_captions.txt"', '--propose --weights "a.ckpt"', "gen-unpaired --match-duration", "cp /nowhere/stage3.csv /nowhere/stage1.csv", '--init "stdit"',
+        '--weights "video=v" --weights "sound=s" --weights "imagebind=i" --weights "words=t5" --weights "prior=/nowhere/train2" --init "/nowhere/train1" --init "video-stream=stdit"',
+    ):  # fmt: skip
+        assert stage in whole
+    released = plan("score", "WEIGHTS3=w", "WEIGHTS2=p", f"PROMPTS={ROOT}/README.md")
+    assert '--weights "w" --weights "prior=p"' in released and " train " not in released and " scan " not in released
+    assert "prior=" not in plan("score", "WEIGHTS3=w", f"PROMPTS={ROOT}/README.md")  # the released one's own
+    half = plan("train3", "CLIPS=c", "CAPTIONS=t.csv", "WEIGHTS1=a", "WEIGHTS2=p")
+    assert '--weights "prior=p" --init "a"' in half and "train javisdit-" not in half and 'join table --with "t.csv" --on id --take text' in half
+    sounds = plan("stage1", "DATA_ROOT=d", "CAPTIONS=release_captions.txt")  # which are of stage 3
+    assert 'join all --data-root "d"' in sounds and "release_captions" not in sounds
+    assert "CAPTIONS: a table with the columns id, text" in plan("CLIPS=c", status=2)
+
+
+@pytest.mark.long
+def test_the_javisdit_workflow_goes_from_clips_to_scores_and_continues_where_it_was_stopped(tmp_path):
+    pytest.importorskip("torch")
+    small = " ".join(f"--set {one}" for one in ("train.batch_size=2", "train.previews=0", "train.log_every=1", "train.checkpoint_every=1", "size.depth=1", "size.dim=32"))
+    line = ["make", "-f", ROOT / "workflows/javisdit.mk", "SYNTH=24", "PRESET=tiny", "JOBS=1", "MAX_BAD=0", f"AVTOOLS={sys.executable} -m avtools", "SAMPLE=--steps 2"]
+    line += [f"SET1={small}", f"SET3={small}", "SET2=--set train.batch_size=2"]
+
+    def run(*words, status=0) -> str:
+        done = subprocess.run([*line, *words], cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=env)
+        assert done.returncode == status, done.stderr
+        return done.stdout
+
+    env, out = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}, tmp_path / "javisdit"
+    begun = subprocess.Popen([*line, "STEPS=100000"], cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, env=env)
+    try:
+        while not (out / "train1/checkpoints/step-00000002").exists():
+            assert begun.poll() is None
+            time.sleep(0.05)
+        os.killpg(begun.pid, signal.SIGTERM)
+        assert begun.wait() != 0
+    finally:
+        if begun.poll() is None:
+            os.killpg(begun.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 300
+    while not (out / "train1/requeue").exists():  # make does not wait for what it started
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert not (out / "train1/finished").exists() and not (out / "train2").exists()
+    at = json.loads((out / "train1/requeue").read_text())["step"]
+    run(f"STEPS={at + 1}")
+    first = [json.loads(text) for text in (out / "train1/log.jsonl").read_text().splitlines()]
+    assert any("resumed" in one for one in first) and [one["step"] for one in first if "loss" in one] == list(range(1, at + 2))
+    told = json.loads((out / "train2/config.json").read_text())["config"]
+    assert told["stems"] == "javisdit/stems" and told["masklets"] == "javisdit/masklets"
+
+    def ids(name):
+        with open(out / name, newline="") as file:
+            return [row["id"] for row in csv.DictReader(file)]
+
+    for one in ("train", "valid", "test"):  # what is held out of one stage is held out of all
+        assert ids(f"split1/{one}.csv") == ids(f"split2/{one}.csv") == ids(f"split3/{one}.csv") != []
+    with open(out / "scored.csv", newline="") as file:
+        scored = list(csv.DictReader(file))
+    assert [row["id"] for row in scored] == ids("split3/test.csv")
+    for row in scored:
+        assert (tmp_path / row["generated_path"]).stat().st_size and (tmp_path / row["generated_audio_path"]).stat().st_size and float(row["av_align"]) >= 0
+    assert json.loads((out / "score.json").read_text())["rows"]["judged"] == len(scored)
+    assert "avtools" not in run()
+    again = run("stage3", "all", f"STEPS={at + 1}")  # asked for by name: all is looked at anew, and nothing made anew
+    assert "uni-fps" in again and '"loss"' not in again

@@ -1,6 +1,7 @@
 """Negatives of a clip for contrastive training: the same clip, but for one thing that no longer fits."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -37,14 +38,15 @@ def negatives(
     *,
     unpaired: np.ndarray | None = None,
     names: tuple[str, ...] = (),
-    whole: np.ndarray | None = None,
+    whole: np.ndarray | Sequence | None = None,
     at: int = 0,
     legacy: bool = False,
 ) -> list[Negative]:
     """In each of `rounds`, a negative of each group: pictures in space and time, sound in space and time.
 
-    `video`, `audio`, `rate`, `names`, `whole`, `at`, `legacy`: see :class:`.operations.Clip`.  An operation is drawn uniformly
-    among those of the group whose pool there is.  `unpaired` ((samples, channels) at `rate`) takes the place of a sound
+    `video`, `audio`, `rate`, `names`, `whole`, `at`, `legacy`: see :class:`.operations.Clip`; `whole` may be anything that has a length
+    and slices of it such as an array has, so that only what is drawn is read.  An operation is drawn uniformly among those of the
+    group whose pool there is; where a pool's item cannot be read, `parameters` has the "reason".  `unpaired` ((samples, channels) at `rate`) takes the place of a sound
     with probability 1/2, once at most, from its first sample on, cut or filled with silence.  Each negative differs from the
     clip (see :func:`.operations.augment`); where nothing of a group can be done, that negative is left out.
     """

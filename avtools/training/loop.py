@@ -26,6 +26,7 @@ from avtools.training.config import Train
 from avtools.training.data import Bad, Loader, Plan, limit_of
 from avtools.training.draws import draw_of
 from avtools.training.logs import Log
+from avtools.training.notes import Notes
 from avtools.training.ranks import Ranks
 from avtools.training.table import Table
 
@@ -54,6 +55,7 @@ class Trainer:
         self.stop: str | None = None  # the signal that asked the run to end
         self.bad = Bad(os.path.join(run, "bad.jsonl"), limit_of(max_bad, len(table)))
         self.told: set[int] = set()  # of those, what all ranks know
+        self.notes, self.valid_notes = (Notes(os.path.join(run, name), ranks, log.say) for name in ("notes.jsonl", "notes-valid.jsonl"))
         self.jobs, self.timeout = jobs, timeout
         self.loader: Loader | None = None
         self._check()
@@ -91,7 +93,9 @@ class Trainer:
             from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
             kind = AUTOCAST.get(train.precision)
-            policy = MixedPrecisionPolicy(param_dtype=kind, reduce_dtype=torch.float32) if kind else MixedPrecisionPolicy()
+            # autocast casts what an operation needs; FSDP would all that a unit is given: times of diffusion, seconds, angles.  On the CPU, though,
+            # autocast leaves norms alone, whose weights then are of another kind than what they norm
+            policy = MixedPrecisionPolicy(param_dtype=kind, reduce_dtype=torch.float32, cast_forward_inputs=ranks.device.type == "cpu") if kind else MixedPrecisionPolicy()
             for unit in [m for m in module.modules() if isinstance(m, tuple(system.shard_units()))]:
                 fully_shard(unit, mp_policy=policy)
             fully_shard(module, mp_policy=policy)
@@ -149,7 +153,7 @@ class Trainer:
         weights = [system.loss_weight(batch) for batch in batches]
         total, items = ranks.total([sum(weights), float(sum(len(batch["draws"]) for batch in batches))])
         with torch.no_grad(), self.autocast():
-            batches = [system.prepare(self.on_device(batch), True) for batch in batches]
+            batches = [self._prepared(batch, True, self.notes) for batch in batches]
         logged: dict[str, torch.Tensor] = {}
         finite = True
         for name, optimizer in self.optimizers.items():
@@ -194,6 +198,12 @@ class Trainer:
         state.batches += train.accumulate * ranks.size
         self._finite(finite, logged, batches)
         return logged
+
+    def _prepared(self, batch: dict, train: bool, notes: Notes | None) -> dict:
+        prepared = self.system.prepare(self.on_device(batch), train)
+        if notes is not None:
+            notes.add(batch, self.system.notes())
+        return prepared
 
     def _only(self, name: str | None) -> None:
         """Let gradients reach the parameters of one optimizer alone."""
@@ -252,6 +262,7 @@ class Trainer:
         """Write a checkpoint of now, and remove those that are not to be kept."""
         if self.state.step == self.saved:
             return
+        self.notes.share(self.table)
         tensors, optimizer = self.tensors(), self._optimizer_state()
         state = {**dataclasses.asdict(self.state), "scaler": self.scaler.state_dict()}
 
@@ -359,7 +370,7 @@ class Trainer:
                 if counts:
                     last = batch
                 with self.autocast():
-                    prepared = self.system.prepare(self.on_device(last), False)
+                    prepared = self._prepared(last, False, self.valid_notes if counts else None)
                     torch.manual_seed(0)
                     values = self.system.evaluate(self.module, prepared)
                 if counts:
@@ -367,6 +378,7 @@ class Trainer:
                     for name, value in values.items():
                         sums[name] = sums.get(name, 0.0) + float(value.double().sum() if value.ndim else value.double() * len(last["draws"]))
         loader.pause()
+        self.valid_notes.share(loader.table)
         names = sorted(sums)
         totals = ranks.total([*(sums[name] for name in names), seen])
         return {f"valid_{name}": total / totals[-1] for name, total in zip(names, totals, strict=False)}
@@ -417,8 +429,10 @@ class Trainer:
                 if stopping:
                     ranks.first(lambda: checkpoint.write_json(requeue, {"step": state.step, "of": self.total_steps, "signal": self.stop}))
                     log.say(f"asked to end ({self.stop or 'another rank'}): checkpoint of step {state.step} is written; start again to go on")
+                    self._tell()
                     return
-            log.write({"step": state.step, "done": True, "best": checkpoint.best_of(self.run)})
+            log.write({"step": state.step, "done": True, "best": checkpoint.best_of(self.run), **({"notes": self.notes.counts()} if self.notes.counts() else {})})
+            self._tell()
         except BrokenPipeError:
             raise
         except OSError as error:
@@ -427,6 +441,12 @@ class Trainer:
             loader.close()
             if valid_loader is not None:
                 valid_loader.close()
+
+    def _tell(self) -> None:
+        """What there is to tell at the end."""
+        for notes in (self.notes, self.valid_notes):
+            for what, count in notes.counts().items():
+                self.log.say(f"rows with {what}: {count}; {notes.path} lists them")
 
     def _leave_out(self) -> None:
         """Count and list the rows that no batch can have."""

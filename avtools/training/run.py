@@ -3,7 +3,7 @@
 RUN/config.json   the system, its resolved configuration, the weights that it was begun with
 RUN/table.jsonl   the rows, as they were when the run began (valid.jsonl: those of --valid)
 RUN/checkpoints/  see :mod:`avtools.training.checkpoint`; best.json names the best one
-RUN/log.jsonl     what standard output shows; RUN/bad.jsonl: rows that could not be read
+RUN/log.jsonl     what standard output shows; RUN/bad.jsonl: rows that could not be read; RUN/notes.jsonl: what else there is to tell of rows
 RUN/samples/      what the model makes of the first validation rows
 RUN/requeue       there when a signal ended the run before its last step
 """
@@ -149,10 +149,13 @@ def _open(system: System, request: Request, ranks: Ranks) -> tuple[table.Table, 
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(os.path.join(run, name + ".new"))
             shown = "; ".join(changes[:6]) + (f"; and {len(changes) - 6} more" if len(changes) > 6 else "")
-            raise UsageError(f"{run}: was begun otherwise: {shown}. --allow-changes goes on with the new; another -d RUN begins anew")
+            lost = [f"--weights {f'{part}=' if part else 'SOURCE'}" for part in known.get("weights") or {} if part not in now["weights"]]
+            again = f"give {' and '.join(lost)} again; " if lost else ""
+            raise UsageError(f"{run}: was begun otherwise: {shown}. {again}--allow-changes goes on with the new; another -d RUN begins anew")
         if any(change.startswith("table") for change in changes):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(run, "bad.jsonl"))  # its numbers are those of other rows
+            for name in ("bad.jsonl", "notes.jsonl"):  # their numbers are those of other rows
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(os.path.join(run, name))
         for name in ("table.jsonl", "valid.jsonl"):
             with contextlib.suppress(FileNotFoundError):
                 os.replace(os.path.join(run, name + ".new"), os.path.join(run, name))
@@ -176,7 +179,7 @@ def _snapshot(run: str, name: str, source, key: str | None, begun: bool) -> list
     path = os.path.join(run, name)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path + ".new")
-    table.write(path + ".new", source, key)
+    table.write(path + ".new", source, key, "--valid" if name == "valid.jsonl" else "the table")
     if not begun:
         return []
     if not os.path.exists(path):

@@ -51,8 +51,8 @@ class Table:
             self._file = None
 
 
-def write(path: str, source, key: str | None) -> int:
-    """Write the rows of `source` (Records) to the new file `path`; how many.  Every row needs a key.
+def write(path: str, source, key: str | None, what: str = "the table") -> int:
+    """Write the rows of `source` (Records) to the new file `path`; how many.  Every row needs a key; `what` is what has none, if so.
 
     Rows with an `error` are left out: they are not to be trained on.
     """
@@ -73,7 +73,7 @@ def write(path: str, source, key: str | None) -> int:
     except OSError as error:
         raise output_failure(error, path) from None
     if count == 0:
-        raise UsageError("the table has no rows to train on")
+        raise UsageError(f"{what} has no rows")
     return count
 
 

@@ -87,11 +87,11 @@ class AudioLdm2:
             raise FatalError(f"{folder}: is of {index.get('_class_name')}, not AudioLDM 2 for sounds and music; {REMEDY}")
         self.device, self.steps, self.guidance, self.negative, self.precision = torch.device(device), steps, guidance, negative, precision
         self.clap = clap.text_from(folder / "text_encoder", folder / "tokenizer", TOKENS).to(device)
-        self.words = _part(transformers.T5EncoderModel, folder / "text_encoder_2").to(device)
-        self.projection = _part(diffusers.AudioLDM2ProjectionModel, folder / "projection_model").to(device)
-        self.language = _part(transformers.GPT2Model, folder / "language_model").to(device)
-        self.net = _part(diffusers.AudioLDM2UNet2DConditionModel, folder / "unet").to(device)
-        self.codec = Codec(_part(diffusers.AutoencoderKL, folder / "vae"), _part(transformers.SpeechT5HifiGan, folder / "vocoder")).to(device)
+        self.words = load_part(transformers.T5EncoderModel, folder / "text_encoder_2").to(device)
+        self.projection = load_part(diffusers.AudioLDM2ProjectionModel, folder / "projection_model").to(device)
+        self.language = load_part(transformers.GPT2Model, folder / "language_model").to(device)
+        self.net = load_part(diffusers.AudioLDM2UNet2DConditionModel, folder / "unet").to(device)
+        self.codec = Codec(load_part(diffusers.AutoencoderKL, folder / "vae"), load_part(transformers.SpeechT5HifiGan, folder / "vocoder")).to(device)
         self.ranker = clap.sound_of(clap.read(folder / "text_encoder")._replace(front=_front(folder / "feature_extractor"))).to(device) if ranking else None
         self.tokenizer = _tokenizer(folder / "tokenizer_2", self.words.config.vocab_size)
         self.new = _json(folder / "language_model" / "config.json").get("max_new_tokens") or NEW
@@ -225,7 +225,7 @@ def _json(path: pathlib.Path) -> dict:
     return found
 
 
-def _part(kind, folder: pathlib.Path) -> nn.Module:
+def load_part(kind, folder: pathlib.Path) -> nn.Module:
     """A network of transformers or diffusers out of its folder; FatalError where a tensor is missing, unknown or of another shape."""
     if not folder.is_dir():
         raise FatalError(f"{folder}: no such folder; {REMEDY}")

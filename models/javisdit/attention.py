@@ -130,12 +130,11 @@ class PriorBlock(nn.Module):
     """Tokens (B, T, S, C) to the spatial priors (B, L, C), then to the temporal ones, then MLP; each modulated and gated.
 
     It is the identity at first.  A query sees all priors of its sample wherever it is, so that neither frames nor places
-    need be told apart.  `legacy`: it sees those of all samples of the batch, as the original does.
+    need be told apart.  Priors (1, L, C) are seen by all samples.
     """
 
-    def __init__(self, dim: int, heads: int, wide: int, legacy: bool = False):
+    def __init__(self, dim: int, heads: int, wide: int):
         super().__init__()
-        self.legacy = legacy
         self.scale_shift_table = nn.Parameter(torch.randn(9, dim) / dim**0.5)
         self.spatial_cross_attn, self.temporal_cross_attn, self.mlp = CrossAttention(dim, heads), CrossAttention(dim, heads), Mlp(dim, wide)
         for last in (self.spatial_cross_attn.proj, self.temporal_cross_attn.proj, self.mlp.fc2):
@@ -146,7 +145,6 @@ class PriorBlock(nn.Module):
         vectors = per_frame(signals.prior, self.scale_shift_table)
         ways = (self.spatial_cross_attn, spatial, vectors[:3]), (self.temporal_cross_attn, temporal, vectors[3:6])
         for attention, priors, (shift, scale, gate) in ways:
-            priors = priors.flatten(0, 1)[None] if self.legacy else priors
             x = x + gate * attention(modulated(x, shift, scale).flatten(1, 2), priors).unflatten(1, x.shape[1:3])
         shift, scale, gate = vectors[6:]
         return x + gate * self.mlp(modulated(x, shift, scale))

@@ -15,6 +15,7 @@ from avtools import hub
 from avtools.errors import FatalError
 from avtools.models.javisdit import positions
 from avtools.models.javisdit.model import Size, VastDit
+from avtools.models.javisdit.weights import pieces, some
 
 FREQS = "rope.freqs"  # fixed, so that the network has none
 COMPUTED = re.compile(r"(audio_)?pos_embed(_temporal)?(\.inv_freq)?")  # tables that some files hold, which are computed
@@ -32,7 +33,7 @@ class Found(NamedTuple):
 
 def read(path) -> Found:
     """A released checkpoint of either stage; FatalError where it is none."""
-    return found(_tensors(path), path)
+    return found(tensors_of(path), path)
 
 
 def found(tensors: Mapping[str, torch.Tensor], where) -> Found:
@@ -68,10 +69,11 @@ def told(shapes: Mapping[str, tuple[int, ...]], where) -> Size:
         return Size(
             dim=dim, depth=depth, heads=dim // head, feed=wide / dim, text=text, text_tokens=tokens, video=video, sound=sound, patch=tuple(patch),
             sound_patch=tuple(sound_patch), sigma=out == 2 * sound * sound_patch[0] * sound_patch[1], spatial_priors=priors // 2,
-            temporal_priors=priors - priors // 2, prior=prior, joint=joint, legacy_cross_batch_prior=True, legacy_final=True,
+            temporal_priors=priors - priors // 2, prior=prior, joint=joint, time_positions="none", legacy_cross_batch_prior=True, legacy_final=True,
         )  # fmt: skip
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-        raise FatalError(f"{where}: not JavisDiT's network ({error}); {ASK}") from None
+        why = f"no {error.args[0]}" if isinstance(error, KeyError) else error
+        raise FatalError(f"{where}: not JavisDiT's network ({why}; it has {some(shapes)}); {ASK}") from None
 
 
 def load(found: Found, size: Size | None = None, checkpointing: bool = False) -> VastDit:
@@ -92,10 +94,14 @@ def released(net: VastDit) -> dict[str, torch.Tensor]:
 
 def read_video(path) -> dict[str, torch.Tensor]:
     """OpenSora's STDiT-v3: tensors of the video stream; FatalError where a file is another."""
-    tensors = plain(_tensors(path), path)
-    if "spatial_blocks.0.attn.qkv.weight" not in tensors or any(name.startswith("audio_") for name in tensors):
+    tensors = plain(tensors_of(path), path)
+    if not is_video(tensors):
         raise FatalError(f"{path}: not OpenSora's STDiT-v3; give hpcai-tech/OpenSora-STDiT-v3")
     return tensors
+
+
+def is_video(tensors: Mapping[str, torch.Tensor]) -> bool:
+    return "spatial_blocks.0.attn.qkv.weight" in tensors and not any(name.startswith("audio_") for name in tensors)
 
 
 def begin_sound(net: VastDit, video: Mapping[str, torch.Tensor], where) -> list[str]:
@@ -125,17 +131,14 @@ def _begin(net: VastDit, tensors: Mapping[str, torch.Tensor], new: tuple[str, ..
     return fresh
 
 
-def _tensors(path) -> dict[str, torch.Tensor]:
+def tensors_of(path) -> dict[str, torch.Tensor]:
     """The tensors of a file, or of all files of a folder, without what precedes `x_embedder.` in their names."""
-    path, tensors = pathlib.Path(path), {}
-    pieces = [path]
-    if path.is_dir():
-        pieces = next((found for end in ("safetensors", "bin", "pt") if (found := sorted(path.glob(f"*.{end}")))), [])
-    for piece in pieces:
+    tensors = {}
+    for piece in pieces(path, ASK):
         tensors |= hub.tensors(piece, "")
     first = "x_embedder.proj.weight"
     before = [name[: -len(first)] for name in tensors if name == first or name.endswith(f".{first}")]
     if not before:
-        raise FatalError(f"{path}: not JavisDiT's network (no {first}); {ASK}")
+        raise FatalError(f"{path}: not JavisDiT's network (no {first}; it has {some(tensors)}); {ASK}")
     before = min(before, key=len)
     return {name.removeprefix(before): tensor for name, tensor in tensors.items() if name.startswith(before)}

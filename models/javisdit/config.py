@@ -6,6 +6,7 @@ from avtools.training.config import Train
 
 VIDEO_CODECS, SOUND_CODECS = ("opensora", "pixels"), ("audioldm2", "bands")
 TEXTS, PRIOR_TEXTS = ("t5", "words"), ("imagebind", "words")
+SECOND_PASSES = ("none", "sound", "picture")
 TASKS = ("t2av", "v2a", "a2v", "i2av", "ia2v", "continue")
 
 #: Resolution -> length -> [share that stays, or it and the share for which the length counts; items of a batch, null: train.batch_size].
@@ -64,6 +65,7 @@ class Drawn:
     overlap: float = 0.5  # with continue: seconds of the clip's end that the sample begins with
     steps: int = 30
     guidance: float = 7.0  # 1: none
+    second_pass: str = "none"  # none | sound | picture: what is made once more, given the whole other stream as it was made; twice the time
     scheduler: str = "euler"  # euler | ab2 | midpoint | heun: these of second order
     aesthetic: float | None = 6.5  # the score that prompts ask for; null: prompts as they are cleaned
     clean: bool = True  # prompts, as T5's captions were; null text without
@@ -77,6 +79,7 @@ class Flow:
     size: dict = dataclasses.field(default_factory=dict)  # what differs from XL/2, of .model.Size
     dropout: float = 0.1  # share of items without text, of either stream, and without priors, each by itself
     times: str = "logit-normal"  # logit-normal | uniform, then shifted towards noise
+    shift: float | None = None  # by so much, in sampling too; null: by the size and the length (more for larger and longer clips)
     legacy_loss: bool = False  # a stream that is given as a whole logs a loss of 1
 
 
@@ -99,7 +102,8 @@ class SoundConfig(Encoders, Flow):
 class PriorConfig(Encoders):
     """`javisdit-prior`: what a caption says about where and when."""
 
-    prior: dict = dataclasses.field(default_factory=dict)  # what differs from the released shape, of .prior.Size
+    #: What differs from the released shape, of .prior.Size; onset: its tokens of time learn to tell where sounds begin, too.
+    prior: dict = dataclasses.field(default_factory=lambda: {"onset": False})
     weights: dict = dataclasses.field(default_factory=dict)  # of the losses, of .prior_losses.Weights
     masklets: str | None = None  # pool of objects for negatives; null: none is pasted
     stems: str | None = None  # pool of sounds for negatives; null: none is added
@@ -117,6 +121,8 @@ class PriorConfig(Encoders):
 class Config(Encoders, Flow):
     """`javisdit`: picture and sound."""
 
+    #: What differs from XL/2, of .model.Size.  Where the attention between streams knows no time, as published, it learned no synchrony (benchmarks/javisdit_forms.py).
+    size: dict = dataclasses.field(default_factory=lambda: {"time_positions": "rotary", "legacy_cross_batch_prior": False, "legacy_final": False})
     masks: dict = dataclasses.field(default_factory=lambda: dict(MASKS))  # shares of clips of which frames are given
     buckets: dict = dataclasses.field(default_factory=lambda: {name: dict(one) for name, one in BUCKETS.items()})
     all_parameters: bool = False  # train both streams, too; needed where no weights of OpenSora's are given
@@ -131,9 +137,13 @@ class Config(Encoders, Flow):
 
 _TINY = {"video_codec": "pixels", "sound_codec": "bands", "text_encoder": "words", "prior_text": "words", "fps": 8.0, "multiple": 8, "random_start": False}
 _TINY_SIZE = {
-    "dim": 96, "depth": 4, "heads": 4, "text": 32, "text_tokens": 12, "video": 48, "sound": 32, "sigma": False, "spatial_priors": 8, "temporal_priors": 8,
-    "prior": 32, "square": 64.0, "time_positions": "rotary", "chunk": [1, 1],
+    "dim": 128, "depth": 3, "heads": 4, "feed": 2.0, "text": 32, "text_tokens": 12, "video": 48, "sound": 32, "patch": [1, 1, 2], "sound_patch": [2, 2],
+    "sigma": False, "spatial_priors": 8, "temporal_priors": 8, "prior": 32, "square": 64.0, "time_positions": "rotary", "chunk": [1, 1],
 }  # fmt: skip
+# A token of so many numbers tells through almost any noise when something happens; the streams need each other at the noisiest times alone.  The published
+# shift would turn these pictures' times to the clean end (0.05 where 1 leaves them as they are), and nothing would be learned there.
+_TINY_FLOW = {"size": _TINY_SIZE, "times": "uniform", "shift": 20.0, "all_parameters": True, "multiple": 4, "buckets": {"12x16": {"16": [1.0, None]}}}
+_TINY_STEPS = {"batch_size": 16, "lr": 5e-3, "betas": [0.9, 0.98], "schedule": "cosine"}
 _TINY_BUCKETS = {"24x32": {"16": [1.0, None]}}
 _TINY_TRAIN = {"precision": "fp32", "seed": 0, "gradient_checkpointing": False, "warmup_steps": 20, "epochs": None, "previews": 1, "cache_gb": 1.0, "eps": 1e-8}
 _TINY_DRAWN = {"resolution": "24x32", "aspect": 0.75, "frames": 16, "steps": 20, "guidance": 3.0, "aesthetic": None, "batch_size": 8}
@@ -141,8 +151,8 @@ _TINY_DRAWN = {"resolution": "24x32", "aspect": 0.75, "frames": 16, "steps": 20,
 SOUND_PRESETS: dict[str, dict] = {
     "xl": {},
     "tiny": {
-        **_TINY, "size": _TINY_SIZE, "all_parameters": True, "buckets": {"24x32": {"16": [1.0, None]}}, "sampling": _TINY_DRAWN,
-        "train": {**_TINY_TRAIN, "batch_size": 16, "lr": 2e-3, "max_steps": 300, "eval_every": 150, "checkpoint_every": 150},
+        **_TINY, **_TINY_FLOW, "sampling": {**_TINY_DRAWN, "resolution": "12x16"},
+        "train": {**_TINY_TRAIN, **_TINY_STEPS, "max_steps": 300, "eval_every": 150, "checkpoint_every": 150},
     },
 }  # fmt: skip
 PRIOR_PRESETS: dict[str, dict] = {
@@ -151,7 +161,7 @@ PRIOR_PRESETS: dict[str, dict] = {
         **_TINY,
         "prior": {
             "text": 48, "dim": 64, "heads": 4, "encoder_layers": 1, "decoder_layers": 1, "out": 32, "spatial": 8, "temporal": 8, "video_channels": 48,
-            "audio_channels": 32,
+            "audio_channels": 32, "onset": False,
         },
         "buckets": _TINY_BUCKETS, "sampling": _TINY_DRAWN,
         "train": {**_TINY_TRAIN, "batch_size": 16, "lr": 1e-3, "max_steps": 300, "eval_every": 150, "checkpoint_every": 150, "previews": 0},
@@ -159,9 +169,10 @@ PRIOR_PRESETS: dict[str, dict] = {
 }  # fmt: skip
 PRESETS: dict[str, dict] = {
     "xl": {},
-    "released": {"size": {"legacy_cross_batch_prior": True, "legacy_final": True}, "padding": "legacy", "legacy_loss": True},
+    "released": {"size": {"time_positions": "none", "legacy_cross_batch_prior": True, "legacy_final": True}, "padding": "legacy", "legacy_loss": True},
     "tiny": {
-        **_TINY, "size": _TINY_SIZE, "all_parameters": True, "buckets": _TINY_BUCKETS, "sampling": _TINY_DRAWN,
-        "train": {**_TINY_TRAIN, "batch_size": 8, "lr": 2e-3, "max_steps": 500, "eval_every": 250, "checkpoint_every": 250},
+        **_TINY, **_TINY_FLOW, "masks": {"video_to_audio": 0.4, "audio_to_video": 0.1, "image_head": 0.05},
+        "sampling": {**_TINY_DRAWN, "resolution": "12x16", "guidance": 1.0, "steps": 24, "second_pass": "sound"},
+        "train": {**_TINY_TRAIN, **_TINY_STEPS, "max_steps": 600, "eval_every": 300, "checkpoint_every": 300},
     },
 }  # fmt: skip

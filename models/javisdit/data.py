@@ -1,20 +1,24 @@
 """A row -> the arrays of one training item or of one condition, in worker processes."""
 
+import contextlib
 import functools
 import json
+import math
 import os
 from fractions import Fraction
 
 import numpy as np
 
-from avtools.errors import MediaError, RowError
+from avtools import outputs
+from avtools.errors import RowError
 from avtools.models.javisdit.buckets import SLACK, Buckets, Place, measures, size_of
-from avtools.models.parts.clips import as_bytes, read_pictures, shown_seconds, words
-from avtools.rows import path_of
+from avtools.models.parts.clips import as_bytes, late_of, read_pictures, shown_seconds, sound_of, words
+from avtools.rows import key_of, path_of
 from avtools.rows.keys import PLACEHOLDER
 from avtools.training.draws import draw_of
 
 RATE = 16000  # Hz
+ONSET_RATE = 100  # labels a second of where a sound begins
 KINDS = ("video-spatial", "video-temporal", "audio-spatial", "audio-temporal")  # of negatives, avtools.augment.names.GROUPS
 VIDEO_COLUMNS, SOUND_COLUMNS, IMAGE_COLUMNS = ("path", "video_path"), ("audio_path", "path", "video_path"), ("image_path",)
 TEXT_COLUMNS, SOUND_TEXT_COLUMNS = ("text", "audio_text"), ("audio_text", "text")
@@ -75,25 +79,33 @@ def pair_item(row: dict, draw: int, options: dict) -> dict:
     place = place_of(row, options)
     if row.get("features_path"):
         return _cached(row, place, options, ("sound", "video"))
-    return {**_pair(row, place, draw, options), "text": caption(row, TEXT_COLUMNS), "place": np.array(place, np.int64)}
+    return {**_pair(row, place, draw, options)[0], "text": caption(row, TEXT_COLUMNS), "place": np.array(place, np.int64)}
 
 
 def prior_item(row: dict, draw: int, options: dict) -> dict:
     """As :func:`pair_item`, and negatives of each of :data:`KINDS`: "negative KIND" (N, ...) as pictures or sounds, zeros where there is none,
-    and `there` (4, N) bool."""
+    `there` (4, N) bool, `lost` as UTF-8 bytes, why a pool could not be drawn from, and where they are asked for `onsets` (L,)."""
+    from avtools import features
     from avtools.augment.negatives import negatives
 
     place, count = place_of(row, options), options["negatives"]
     if row.get("features_path"):
-        return _cached(row, place, options, ("sound", "video"))
-    pair = _pair(row, place, draw, options)
+        kept = _cached(row, place, options, ("sound", "video", "there", *["onsets"] * options["onset"]))
+        if kept["there"].shape != (len(KINDS), count):
+            raise RowError(f"{row['features_path']}: holds {kept['there'].shape[-1]} negatives of each kind, and negatives is {count}; {features.REMEDY}")
+        return {name: array for name, array in kept.items() if name != "onsets" or options["onset"]}
+    pair, heard, start = _pair(row, place, draw, options)
     pictures, sound = pair["pictures"], pair["wave"]
     unpaired = None
     if row.get(UNPAIRED):
         unpaired = wave(path_of(row, UNPAIRED), 0.0, len(sound) / RATE)[:, None]
     rng = np.random.Generator(np.random.PCG64(draw_of(draw, "negatives")))
-    made = negatives(np.ascontiguousarray(pictures.transpose(0, 2, 3, 1)), sound[:, None], RATE, _pools(options["masklets"], options["stems"]), rng, count, unpaired=unpaired)
+    more = {"unpaired": unpaired, "names": _names(row, heard) if options["stems"] else (), "whole": Whole(heard), "at": round(start * RATE)}
+    made = negatives(np.ascontiguousarray(pictures.transpose(0, 2, 3, 1)), sound[:, None], RATE, open_pools(options["masklets"], options["stems"]), rng, count, **more)
     item = {**pair, "text": caption(row, TEXT_COLUMNS), "place": np.array(place, np.int64), "there": np.zeros((len(KINDS), count), bool)}
+    item["lost"] = as_bytes(next((one.parameters["reason"] for one in made if "reason" in one.parameters), ""))
+    if options["onset"]:
+        item["onsets"] = onsets(sound)
     for kind in KINDS:
         item[f"negative {kind}"] = np.zeros((count, *(pictures if kind.startswith("video") else sound).shape), np.uint8 if kind.startswith("video") else np.float32)
     for one in made:
@@ -105,34 +117,68 @@ def prior_item(row: dict, draw: int, options: dict) -> dict:
     return item
 
 
+def onsets(sound: np.ndarray) -> np.ndarray:
+    """(L,) uint8 of a sound (S,) at 16 kHz, :data:`ONSET_RATE` a second: 1 where something begins to sound."""
+    from avtools.metrics.onsets import detect
+
+    labels = np.zeros(max(1, round(len(sound) * ONSET_RATE / RATE)), np.uint8)
+    labels[np.minimum(detect(sound, RATE) * ONSET_RATE, len(labels) - 1).astype(int)] = 1
+    return labels
+
+
+def _names(row: dict, heard: str) -> tuple[str, ...]:
+    """What pools of stems may call the row's sound: by its key, its relpath or its file, as `separate` and the originals do."""
+    name, suffix = os.path.splitext(os.path.basename(heard))
+    found = [name + suffix, f"{name}.wav"]
+    with contextlib.suppress(RowError):  # a place that no file may have is none in a pool either
+        place = outputs.place(row, heard)
+        found = [key_of(row), place + suffix, f"{place}.wav", *found]
+    return tuple(dict.fromkeys(found))
+
+
+class Whole:
+    """All of a file's sound as (samples, 1) at 16 kHz, of which slices are read when they are asked for; silence behind its end."""
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def __len__(self) -> int:
+        return int(_heard_seconds(self.path) * RATE)
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        return wave(self.path, part.start / RATE, (part.stop - part.start) / RATE)[:, None]
+
+
 #: Of the stages.
 ITEMS = {"sound": sound_item, "pair": pair_item, "prior": prior_item}
 
 
 @functools.lru_cache(2)
-def _pools(masklets: str | None, stems: str | None):
+def open_pools(masklets: str | None, stems: str | None):
     from avtools.augment.pool import Pools
 
     return Pools.open(masklets, stems)
 
 
-def _pair(row: dict, place: Place, draw: int, options: dict) -> dict:
+def _pair(row: dict, place: Place, draw: int, options: dict) -> tuple[dict, str, float]:
+    """(`pictures` and `wave`, the sound's file, the second at which both begin)."""
     bucket, seconds = buckets_of(options)[place.bucket], buckets_of(options).seconds(place.bucket)
     path, sound = _picture_path(row), _sound_path(row)
     shown = shown_seconds(path)
-    start = _start(row, shown, seconds, draw, options, path)
-    if _heard_seconds(sound) <= start:
+    heard = _heard_seconds(sound)
+    start = _start(row, shown, seconds, draw, options, path, heard)
+    if heard <= start:
         raise RowError(f"{sound}: its sound ends before {start:g} s, where the clip begins")
     size = size_of(bucket.pixels, place.aspect, options["multiple"])
-    return {"pictures": read_pictures(path, start, options["fps"], bucket.frames, size), "wave": wave(sound, start, seconds)}
+    return {"pictures": read_pictures(path, start, options["fps"], bucket.frames, size), "wave": wave(sound, start, seconds)}, sound, start
 
 
-def _start(row: dict, whole: float, seconds: float, draw: int, options: dict, path: str) -> float:
-    """Where a clip of so many seconds begins in a medium of `whole` seconds; RowError: it is shorter."""
+def _start(row: dict, whole: float, seconds: float, draw: int, options: dict, path: str, heard: float = math.inf) -> float:
+    """Where a clip of so many seconds begins in a medium of `whole` seconds, of which the first `heard` have a sound; RowError: it is shorter."""
     if whole + SLACK < seconds:
         raise RowError(f"{path}: {whole:.2f} s, shorter than its bucket's {seconds:.2f} s, though the table says more; run 'avtools probe' anew")
     share = draw_of(draw, "start") / 2**63 if options["random_start"] else 0.0
-    return share * max(0.0, whole - seconds)
+    return share * max(0.0, min(whole, heard) - seconds)
 
 
 def _cached(row: dict, place: Place, options: dict, needed: tuple[str, ...]) -> dict:
@@ -189,15 +235,11 @@ def caption(row: dict, columns: tuple[str, ...], unless: str = NO_CAPTION) -> np
 
 
 def wave(path: str, start: float, seconds: float) -> np.ndarray:
-    """(S,) float32 at 16 kHz, mono, from `start` on; silence behind its end."""
+    """(S,) float32 at 16 kHz, mono, from `start` on; silence behind its end.  A video's times begin with its first picture."""
     import soxr
 
-    from avtools.media.soundfiles import read_sound
-
     begin = Fraction(start).limit_denominator(1_000_000)
-    samples, rate = read_sound(path, begin, begin + Fraction(seconds).limit_denominator(1_000_000))
-    if not np.isfinite(samples).all():
-        raise MediaError(f"{path}: its sound holds samples that are no numbers; make it anew")
+    samples, rate = sound_of(path, begin, begin + Fraction(seconds).limit_denominator(1_000_000))
     samples = _mono(samples)
     if rate != RATE and len(samples):
         samples = soxr.resample(samples, rate, RATE, quality="HQ")
@@ -226,7 +268,7 @@ def _picture_path(row: dict) -> str:
 
 
 def _heard_seconds(path: str) -> float:
+    """Until the end of its sound, of a video from its first picture on."""
     from avtools.media.probe import probe_sound
 
-    return float(probe_sound(path).duration)
-
+    return float(probe_sound(path).duration + late_of(path))

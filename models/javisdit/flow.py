@@ -25,9 +25,9 @@ TIMES = ("logit-normal", "uniform")
 def shift_of(height: float, width: float, pictures: int, scale: float = 1.0, square: float = 512.0) -> float:
     """How far times move towards noise: more for larger pictures (pixels) and for more latent frames, 5 of 17 pictures.
 
-    Of 2 to 16 pictures the original's count is 0, and so would all times be; here it is the codec's.
+    Of 2 to 16 pictures the original's count is 0, and so would all times be; here it is the codec's, 1 of 4 or fewer.
     """
-    length = math.sqrt(5 * (pictures // 17) or -(-(pictures + 3) // 4))
+    length = math.sqrt(5 * (pictures // 17) or -(-pictures // 4))
     return math.sqrt(height * width / square**2) * length * scale
 
 

@@ -5,7 +5,6 @@ With cached features none of them is, and none need be there.
 
 import contextlib
 import functools
-import sys
 
 import torch
 from torch import nn
@@ -13,33 +12,43 @@ from torch import nn
 from avtools import hub
 from avtools.errors import FatalError, UsageError
 from avtools.models.javisdit.weights import SOUND, VIDEO, WORDS
+from avtools.system import Note
 from avtools.training.draws import generator
 
 CHUNKS = {"pixels": (1, 1), "opensora": (17, 5)}  # video codec -> pictures, and the latent frames of them
 SOUND_STEP = 0.04  # seconds of a latent frame of either codec of sound
-TOLD = 3  # captions that are too long which are named
 
 
 class PriorWords(nn.Module):
     """Captions -> (B, 24, dim) without weights."""
 
+    limit = 24
+
     def __init__(self, dim: int):
         super().__init__()
         from avtools.models.parts.tiny.words import Words
 
-        self.words, self.dim = Words(dim, 24), dim
+        self.words, self.dim = Words(dim, self.limit), dim
 
     def forward(self, texts: list[str]) -> torch.Tensor:
         return self.words(texts)
 
+    def cut(self, text: str) -> int | None:
+        """How many words `text` has where these are more than are read; else None."""
+        from avtools.models.parts.tiny.words import spelt
+
+        count = len(spelt(text))
+        return count if count > self.limit else None
+
 
 class Frozen:
     """`config`: :class:`.config.Encoders`; `text_dim`, `tokens`: of the network's text; `prior_tower`: tensors of ImageBind's text in a
-    prior's own file, with its name."""
+    prior's own file, with its name.  `notes`: of the captions that were too long; who asks for them sets it to [] first."""
 
     def __init__(self, config, weights: hub.Weights, device, system: str, text_dim: int = 0, tokens: int = 300, prior_tower=None):
         self.config, self.weights, self.device, self.system = config, weights, device, system
-        self.text_dim, self.tokens, self.prior_tower, self.told = text_dim, tokens, prior_tower, 0
+        self.text_dim, self.tokens, self.prior_tower = text_dim, tokens, prior_tower
+        self.notes: list[Note] = []
 
     @functools.cached_property
     def video(self):
@@ -104,19 +113,22 @@ class Frozen:
 
     @torch.no_grad()
     def states(self, texts: list[str]) -> list[torch.Tensor]:
-        """Captions -> (L, D) each, float32; those that are too long are cut, and the first of them named."""
-        for text in texts:
-            if self.told < TOLD and (count := self.text.cut(text)) is not None:
-                self.told += 1
-                print(f"avtools: a caption of {count} tokens, of which {self.tokens} are read: {text[:60]!r}...", file=sys.stderr, flush=True)
+        """Captions -> (L, D) each, float32; those that are too long are cut, and noted."""
+        self._note(self.text, texts, "the network")
         with torch.autocast(torch.device(self.device).type, enabled=False):
             return [one.float() for one in self.text(texts)]
 
     @torch.no_grad()
     def prior_states(self, texts: list[str]) -> torch.Tensor:
-        """(B, N, D) float32."""
+        """(B, N, D) float32; captions as in :meth:`states`."""
+        self._note(self.prior_text, texts, "the prior")
         with torch.autocast(torch.device(self.device).type, enabled=False):
             return self.prior_text(texts).float()
+
+    def _note(self, encoder, texts: list[str], reader: str) -> None:
+        for place, text in enumerate(texts):
+            if (count := encoder.cut(text)) is not None:
+                self.notes.append(Note(place, f"captions beyond the {encoder.limit} tokens that {reader} reads", f"{count}: {text[:60]!r}"))
 
     # --- identity ------------------------------------------------------------------------------------------------
 
@@ -126,8 +138,8 @@ class Frozen:
 
         config, words = self.config, bool(self.text_dim)
         found = {"sound": config.sound_codec, "padding": config.padding, "level": str(config.level), "fps": f"{config.fps:g}", "multiple": str(config.multiple)}
-        if config.text_encoder == "words" and words:
-            found["text"] = f"words {self.text_dim} {self.tokens}"
+        if words:
+            found["text"] = f"words {self.text_dim} {self.tokens}" if config.text_encoder == "words" else f"{config.text_encoder} {self.tokens}"
         if video:
             found["video"] = config.video_codec
         if prior:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 import pathlib
 
 import torch
@@ -10,13 +11,27 @@ from avtools import hub
 from avtools.errors import FatalError, UsageError
 from avtools.models.javisdit import checkpoint, prior
 from avtools.models.javisdit.config import Config, PriorConfig, SoundConfig
-from avtools.models.javisdit.model import TIME_POSITIONS, Size, VastDit
+from avtools.models.javisdit.model import Size, VastDit
 from avtools.training import config as settings
 
 NETS = {"javisdit-audio": SoundConfig, "javisdit": Config}
 
 
-def _sized(cls: type, values: dict, what: str, **more):
+# --- where, and what it is -------------------------------------------------------------------------------------------
+
+
+def init_path(init: hub.Weights, part: hub.Part, system: str) -> pathlib.Path | None:
+    """Where to begin with, of the `--init` options; None where the part's is not among them."""
+    source = init.get(part.name)
+    if source is None:
+        return None
+    if not source.startswith("hf:") and not os.path.exists(source):
+        prefix = f"{part.name}=" if part.name else ""
+        raise FatalError(f"{source}: no such file or folder, wanted for {part.what}; give --init {prefix}FILE|DIR|RUN|hf:OWNER/NAME")
+    return hub.locate(source, part, system)
+
+
+def sized(cls: type, values: dict, what: str, **more):
     """A dataclass of shapes from a configuration's object; UsageError where it has other names."""
     known = {field.name: field for field in dataclasses.fields(cls)}
     if unknown := sorted(set(values) - set(known)):
@@ -28,28 +43,36 @@ def _sized(cls: type, values: dict, what: str, **more):
 
 
 def size_of(config, joint: bool) -> Size:
-    made = _sized(Size, config.size, "size", joint=joint)
-    if made.time_positions not in TIME_POSITIONS:
-        raise UsageError(f"size.time_positions {made.time_positions!r}: {', '.join(TIME_POSITIONS)}")
-    if made.dim % made.heads or made.heads % 2:
-        raise UsageError(f"size.dim {made.dim}, size.heads {made.heads}: an even number of heads that divides it")
+    made = sized(Size, config.size, "size", joint=joint)
+    made.check()
     return made
 
 
 def prior_size(config: PriorConfig) -> prior.Size:
-    return _sized(prior.Size, config.prior, "prior")
+    return sized(prior.Size, config.prior, "prior")
 
 
-def net_config(path, cls: type, system: str):
-    """The configuration that a checkpoint brings: our own one's whole, of a released one its shape and legacy switches."""
+def net_config(path, config, system: str, preset: str | None = None):
+    """The configuration that a checkpoint brings: our own one's whole; of a released one its shape and legacy switches, put into `config`."""
     folder = hub.own_folder(path)
     if folder is not None:
-        return settings.of_checkpoint(folder, system, cls())
-    found, config = checkpoint.read(path), cls()
-    plain = dataclasses.asdict(Size())
-    config.size = {name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(found.size).items() if name != "joint" and value != plain[name]}
+        return settings.of_checkpoint(folder, system, type(config)(), preset)
+    found, joint = checkpoint.read(path), system == "javisdit"
+    if found.size.joint != joint:
+        raise FatalError(f"{path}: JavisDiT's {'first stage, which makes sound alone' if joint else 'joint network'}, not of {system}; give it to {other_of(system)}")
+    config.size = _differences(found.size, dataclasses.replace(Size(), joint=joint))
     config.padding, config.legacy_loss = "legacy", True
     return config
+
+
+def other_of(system: str) -> str:
+    return next(name for name in NETS if name != system)
+
+
+def _differences(size, usual) -> dict:
+    """What differs from the usual shape, as a configuration holds it."""
+    usual, size = dataclasses.asdict(usual), dataclasses.asdict(size)
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in size.items() if value != usual[name]}
 
 
 def _own(folder: pathlib.Path, *systems: str) -> tuple[str, dict, dict]:
@@ -78,15 +101,17 @@ def begin_sound(net: VastDit, path) -> list[str]:
     if folder is not None:
         hub.load_strict(net, _own(folder, "javisdit-audio")[2], folder)
         return []
-    try:
-        video = checkpoint.read_video(path)
-    except FatalError:
-        hub.load_strict(net, checkpoint.read(path).tensors, path)
-        return []
-    return checkpoint.begin_sound(net, video, path)
+    tensors = checkpoint.plain(checkpoint.tensors_of(path), path)
+    if checkpoint.is_video(tensors):
+        return checkpoint.begin_sound(net, tensors, path)
+    found = checkpoint.found(tensors, path)
+    if found.size.joint:
+        raise FatalError(f"{path}: JavisDiT's joint network; its first stage begins with OpenSora's STDiT-v3, or that stage's own")
+    hub.load_strict(net, found.tensors, path)
+    return []
 
 
-def begin_joint(net: VastDit, path, video: str | None) -> list[str]:
+def begin_joint(net: VastDit, path, video=None) -> list[str]:
     """Begin the joint stage: from a run of it or of the first stage, or either released one; `video`: OpenSora's STDiT-v3.
 
     The names that keep first values.
@@ -96,7 +121,10 @@ def begin_joint(net: VastDit, path, video: str | None) -> list[str]:
         system, _, tensors = _own(folder, *NETS)
         whole = system == "javisdit"
     else:
-        found = checkpoint.read(path)
+        tensors = checkpoint.tensors_of(path)
+        if checkpoint.is_video(tensors):
+            raise UsageError(f"{path}: OpenSora's STDiT-v3; the joint stage begins with the first one's network, --init RUN of javisdit-audio, and with this as --init video-stream=")
+        found = checkpoint.found(tensors, path)
         tensors, whole = found.tensors, found.size.joint
     if whole and video is None:
         hub.load_strict(net, tensors, path)
@@ -120,6 +148,16 @@ def prior_found(path) -> prior.Found:
     return prior.found(tensors, hub.own_weights(folder), prior_size(config).heads)._replace(size=prior_size(config))
 
 
+def prior_config(path, config: PriorConfig, preset: str | None = None) -> PriorConfig:
+    """As :func:`net_config`, of a prior."""
+    folder = hub.own_folder(path)
+    if folder is not None:
+        return settings.of_checkpoint(folder, "javisdit-prior", PriorConfig(), preset)
+    size = prior.read(path).size
+    config.prior, config.padding = {"onset": size.onset, **_differences(size, prior.RELEASED)}, "legacy"
+    return config
+
+
 def check_prior(found: prior.Found, size: Size) -> None:
     """UsageError where the network reads other priors."""
     told, wanted = (found.size.spatial, found.size.temporal, found.size.out), (size.spatial_priors, size.temporal_priors, size.prior)
@@ -137,3 +175,49 @@ def digest(*paths) -> str:
         folder = hub.own_folder(path)
         found.append(hub.digest(path if folder is None else hub.own_weights(folder)))
     return hashlib.sha256("\0".join(found).encode()).hexdigest()[:16]
+
+
+def identities(source: str) -> set[str]:
+    """What a run may have noted of these weights: of a RUN or a checkpoint that are the same, the digests of both."""
+    found = {source}
+    if os.path.exists(source):
+        found.add(hub.digest(source))
+        folder = hub.own_folder(source)
+        if folder is not None:
+            run = folder.parent.parent
+            found |= {hub.digest(one) for one in (folder, hub.own_weights(folder))}
+            if folder.parent.name == "checkpoints" and hub.checkpoint_of(run) == folder:
+                found.add(hub.digest(run))
+    return found
+
+
+# --- writing --------------------------------------------------------------------------------------------------------------
+
+
+def convert(path, out, system: str) -> pathlib.Path:
+    """Write a released network as a checkpoint of ours."""
+    _check_released(path, out)
+    config = net_config(path, NETS[system](), system)
+    net = checkpoint.load(checkpoint.read(path), size_of(config, system == "javisdit"))
+    hub.save_checkpoint(out, {"model.safetensors": (net.state_dict(), None)}, system, settings.as_dict(config))
+    return pathlib.Path(out)
+
+
+def convert_prior(path, out) -> pathlib.Path:
+    """Write a released prior as a checkpoint of ours, with ImageBind's text tower where it is in the file."""
+    from avtools.models.javisdit import text
+
+    _check_released(path, out)
+    found = prior.read(path)
+    tensors = found.make(found.trained).state_dict()
+    if found.text:
+        text.tower_of(found.text, found.where)  # strict
+        tensors = {**tensors, **{prior.TEXT + name: tensor for name, tensor in found.text.items()}}
+    hub.save_checkpoint(out, {"model.safetensors": (tensors, None)}, "javisdit-prior", settings.as_dict(prior_config(path, PriorConfig())))
+    return pathlib.Path(out)
+
+
+def _check_released(path, out) -> None:
+    if hub.own_folder(path) is not None:
+        raise UsageError(f"{path}: is a checkpoint of ours already")
+    hub.check_no_checkpoint(out)

@@ -27,8 +27,8 @@ def check(ratios: Mapping[str, float]) -> None:
     for name, share in ratios.items():
         if SPELLINGS.get(name, name) not in RATIOS:
             raise UsageError(f"no mask '{name}' (there is: {', '.join(RATIOS)})")
-        if not 0 <= share <= 1:
-            raise UsageError(f"mask {name}: {share:g} is no share; give 0 to 1")
+        if type(share) not in (int, float) or not 0 <= share <= 1:
+            raise UsageError(f"mask {name}: {share!r} is no share; give 0 to 1")
     if sum(ratios.values()) > 1 + 1e-6:
         raise UsageError(f"masks add up to {sum(ratios.values()):g}; at most 1, of which the rest is made from nothing")
 

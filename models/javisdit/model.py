@@ -13,12 +13,15 @@ import torch.utils.checkpoint
 from torch import nn
 from torch.nn import functional
 
+from avtools.errors import UsageError
 from avtools.models.javisdit import positions
 from avtools.models.javisdit.attention import Block, BothBlock, Final, Mlp, PriorBlock, Signals, Text
 from avtools.training.draws import uniform
 
 TIME_POSITIONS = ("none", "rotary", "sinusoidal")
 WIDTH = 256  # of the sinusoids of times and frame rates
+#: Fields of :class:`Size` that are whole numbers.
+WHOLE = ("dim", "depth", "heads", "text", "text_tokens", "video", "sound", "spatial_priors", "temporal_priors", "prior")
 #: Classes that FSDP2 shards as units.
 UNITS = [Block, PriorBlock, BothBlock]
 #: What trains in each stage: beginnings of names (spec, section 1).
@@ -51,8 +54,27 @@ class Size:
     time_positions: str = "none"  # in the attention between streams: none (published) | rotary | sinusoidal, by seconds
     chunk: tuple[int, int] = (17, 5)  # pictures and the latent frames that the codec makes of them; for time_positions
     sound_step: float = 0.04  # seconds of a latent frame of sound; for time_positions
-    legacy_cross_batch_prior: bool = False  # a sample sees the priors of all of its batch, null ones of guidance among them; released weights: so
+    legacy_cross_batch_prior: bool = False  # a sample sees the priors of its whole batch, in sampling its own null ones of guidance; released weights: so
     legacy_final: bool = False  # the last layer modulates given frames twice, of which nobody reads the output; released weights: so
+
+    def check(self) -> None:
+        """UsageError where no network has this shape."""
+        whole = {name: (getattr(self, name),) for name in WHOLE} | {"patch": self.patch, "sound_patch": self.sound_patch, "chunk": self.chunk}
+        for name, values in whole.items():
+            wanted = {"patch": 3, "sound_patch": 2, "chunk": 2}.get(name, 1)
+            if not isinstance(values, tuple | list) or len(values) != wanted or not all(type(one) is int and one > 0 for one in values):
+                raise UsageError(f"size.{name} {getattr(self, name)!r}: {'a whole number' if wanted == 1 else f'{wanted} whole numbers'} from 1")
+        for name in ("feed", "square", "sound_step"):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not 0 < value < math.inf:
+                raise UsageError(f"size.{name} {value!r}: a number above 0")
+        for name in ("sigma", "joint", "legacy_cross_batch_prior", "legacy_final"):
+            if not isinstance(getattr(self, name), bool):
+                raise UsageError(f"size.{name} {getattr(self, name)!r}: true or false")
+        if self.time_positions not in TIME_POSITIONS:
+            raise UsageError(f"size.time_positions {self.time_positions!r}: {', '.join(TIME_POSITIONS)}")
+        if self.heads % 2 or self.dim % (2 * self.heads):  # between streams are half the heads; pairs turn; rows and columns have sines and cosines
+            raise UsageError(f"size.dim {self.dim}, size.heads {self.heads}: an even number of heads, each of an even width that divides it")
 
 
 class Given(NamedTuple):
@@ -60,7 +82,8 @@ class Given(NamedTuple):
 
     `text` (B, N, E) the text encoder's states, of which `counts` (B, N), None where all do, at least one in each row; priors
     (B, L, P), which the joint form needs.  `keep` (B, 3) bool: False replaces the video's text, the sound's, the priors by null ones, of
-    as many tokens (the published training's dropout and null branch).
+    as many tokens (the published training's dropout and null branch).  `passes`: that rows are the same samples so many times, all of them once, then
+    again; where priors are seen across the batch, these then are those of the sample's own rows, so that no sample depends on others.
     """
 
     text: torch.Tensor
@@ -68,12 +91,14 @@ class Given(NamedTuple):
     spatial: torch.Tensor | None = None
     temporal: torch.Tensor | None = None
     keep: torch.Tensor | None = None
+    passes: int | None = None
 
 
-def guided(given: Given) -> Given:
-    """Twice as many rows: as they are, then null ones, for guidance."""
-    rows = Given(*(None if one is None else one.repeat(2, *[1] * (one.dim() - 1)) for one in given[:4]))
-    return rows._replace(keep=(torch.arange(len(rows.text), device=rows.text.device) < len(given.text))[:, None].expand(-1, 3))
+def guided(given: Given, passes: int = 2) -> Given:
+    """`passes` times as many rows, for sampling: as they are, then, of 2, null ones for guidance."""
+    rows = Given(*(None if one is None else one.repeat(passes, *[1] * (one.dim() - 1)) for one in given[:4]))
+    keep = torch.arange(len(rows.text), device=rows.text.device) < len(given.text)
+    return rows._replace(keep=keep[:, None].expand(-1, 3), passes=passes)
 
 
 def drawn_keep(draws, dropout: float, device="cpu") -> torch.Tensor:
@@ -82,7 +107,7 @@ def drawn_keep(draws, dropout: float, device="cpu") -> torch.Tensor:
 
 
 class Projected(NamedTuple):
-    """As :class:`Given`, in the network's width; made once for all steps of a sample."""
+    """As :class:`Given`, in the network's width; made once for all steps of a sample.  Priors are those that each row sees, (B or 1, L, C)."""
 
     video: Text | None
     sound: Text
@@ -152,8 +177,7 @@ class VastDit(nn.Module):
 
     def __init__(self, size: Size, checkpointing: bool = False):
         super().__init__()
-        if size.time_positions not in TIME_POSITIONS:
-            raise ValueError(f"no time_positions '{size.time_positions}' (there is: {', '.join(TIME_POSITIONS)})")
+        size.check()
         self.size, self.checkpointing = size, checkpointing
         dim, heads, wide, times = size.dim, size.heads, int(size.feed * size.dim), 1 + size.sigma
 
@@ -174,9 +198,7 @@ class VastDit(nn.Module):
             self.spatial_blocks, self.temporal_blocks = (blocks(lambda way=way: Block(dim, heads, wide, way)) for way in (False, True))
             self.st_t_block = nn.Sequential(nn.SiLU(), nn.Linear(dim, 9 * dim))
             self.st_prior_embedder = Projection(size.spatial_priors + size.temporal_priors, size.prior, dim)
-            self.video_st_prior_blocks, self.audio_st_prior_blocks = (
-                blocks(lambda: PriorBlock(dim, heads, wide, size.legacy_cross_batch_prior)) for _ in range(2)
-            )
+            self.video_st_prior_blocks, self.audio_st_prior_blocks = (blocks(lambda: PriorBlock(dim, heads, wide)) for _ in range(2))
             self.va_cross_blocks = blocks(lambda: BothBlock(dim, heads // 2, size.time_positions))
         self.reset()
 
@@ -206,7 +228,10 @@ class VastDit(nn.Module):
         if given.spatial is None or given.temporal is None:
             raise ValueError("the joint form takes priors: give spatial and temporal")
         priors = self.st_prior_embedder(torch.cat([given.spatial, given.temporal], 1), keep[2])
-        return Projected(Text(self.y_embedder(given.text, keep[0]), counts), sound, *priors.split([given.spatial.shape[1], given.temporal.shape[1]], 1))
+        both = priors.split([given.spatial.shape[1], given.temporal.shape[1]], 1)
+        if self.size.legacy_cross_batch_prior:
+            both = (_across(one, given.passes) for one in both)
+        return Projected(Text(self.y_embedder(given.text, keep[0]), counts), sound, *both)
 
     def signals(self, times: torch.Tensor, fps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """The vector of times (B, C), and what it says to main blocks (B, 6, C) and prior blocks (B, 9, C)."""
@@ -270,6 +295,13 @@ class VastDit(nn.Module):
         a = self.audio_st_prior_blocks[number](a, given.spatial, given.temporal, sound_signals)
         seen, heard = self.va_cross_blocks[number](v.flatten(1, 2), a.flatten(1, 2), *seconds)
         return seen.unflatten(1, v.shape[1:3]), heard.unflatten(1, a.shape[1:3])
+
+
+def _across(priors: torch.Tensor, passes: int | None) -> torch.Tensor:
+    """(B, L, C) -> those of the whole batch (1, B * L, C), or of the same sample's rows (B, passes * L, C)."""
+    if passes is None:
+        return priors.flatten(0, 1)[None]
+    return priors.unflatten(0, (passes, -1)).transpose(0, 1).flatten(1, 2).repeat(passes, 1, 1)
 
 
 def _mixed(now, still, made: torch.Tensor | None) -> Signals:

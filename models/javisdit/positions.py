@@ -5,7 +5,7 @@ import math
 import torch
 
 BASE = 10000.0
-PERIODS = 0.2, 40.0  # seconds; of the slowest and fastest turn of `time_angles`: finer than a latent of either stream, longer than a clip
+PERIODS = 0.2, 40.0  # seconds; of the fastest and slowest turn of `time_angles`: finer than a latent of either stream, longer than a clip
 
 
 def sinusoid(values: torch.Tensor, dim: int) -> torch.Tensor:

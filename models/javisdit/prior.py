@@ -19,6 +19,7 @@ from torch.nn import functional
 from avtools import hub
 from avtools.errors import FatalError
 from avtools.models.javisdit import positions
+from avtools.models.javisdit.weights import pieces, some
 
 TEXT = "text_encoder."  # ImageBind's text tower, which the released file may hold too
 LOWEST, HIGHEST = -30.0, 20.0  # of a logarithm of the variance
@@ -351,18 +352,14 @@ class Found(NamedTuple):
 
 
 def read(path, heads: int = RELEASED.heads) -> Found:
-    """A released checkpoint, or what our training wrote: a file, a folder with model.safetensors, or a run.
+    """A released checkpoint: a file, or a folder with it or with the pieces of one.
 
     `heads`: of the transformer, which no shape tells.  FatalError where it is none.
     """
-    path = pathlib.Path(path)
-    if path.is_dir():
-        names = ("ema.safetensors", "model.safetensors", "pytorch_model.bin")
-        folder = hub.checkpoint_of(path) if (path / "checkpoints").is_dir() else path
-        path = next((folder / name for name in names if (folder / name).is_file()), None)
-        if path is None:
-            raise FatalError(f"{folder}: has none of {', '.join(names)}; {GIVE}")
-    return found(hub.tensors(path), path, heads)
+    tensors = {}
+    for piece in pieces(path, GIVE):
+        tensors |= hub.tensors(piece, "")
+    return found(tensors, path, heads)
 
 
 def found(tensors: dict, where, heads: int = RELEASED.heads) -> Found:
@@ -393,7 +390,8 @@ def told(shapes: dict[str, tuple[int, ...]], where, heads: int = RELEASED.heads)
             pair_heads=out // shapes["discriminator.attn.q_norm.weight"][0], pair_feed=shapes["va_spatial_encoder.mlp.fc1.weight"][0] // out,
         )  # fmt: skip
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-        raise FatalError(f"{where}: not JavisDiT's prior ({type(error).__name__}: {error}); {GIVE}") from None
+        why = f"no {error.args[0]}" if isinstance(error, KeyError) else error
+        raise FatalError(f"{where}: not JavisDiT's prior ({why}; it has {some(shapes)}); {GIVE}") from None
 
 
 def fill(net: Prior, found: Found) -> Prior:

@@ -11,6 +11,8 @@ from avtools.models.javisdit.model import Given, guided
 from avtools.models.parts.clips import text_of
 from avtools.training.draws import normal
 
+BOTH_MADE = ("t2av", "i2av", "continue")  # tasks of which neither stream is given as a whole
+
 
 def settings_of(options: dict) -> flow.Settings:
     return flow.Settings(options["steps"], options["guidance"], options["scheduler"])
@@ -34,7 +36,7 @@ def generate(net, frozen, prior, items: list[dict], seeds: list[int], options: d
         noise = normal(seeds, "prior", (prior.tokens, prior.size.out), device)
         spatial, temporal = prior(frozen.prior_states([text_of(item["text"]) for item in items]), noise)
     given = Given(states.to(device), counts.to(device), spatial, temporal)
-    given = net.project(guided(given) if settings.rows == 2 else given)
+    given = net.project(guided(given, settings.rows))
 
     sound = normal(seeds, "sound noise", (frozen.sound.channels, frozen.sound.latents(seconds), frozen.sound.bins), device)
     video = None
@@ -51,7 +53,13 @@ def generate(net, frozen, prior, items: list[dict], seeds: list[int], options: d
         return [part for part in found if part is not None]
 
     latents = (video, sound) if joint else (sound,)
-    found = flow.sample(velocity, latents, flow.shift_of(*size, frames), settings, made, latents if made is not None else None)
+    shift = options["shift"] or flow.shift_of(*size, frames)
+    found = flow.sample(velocity, latents, shift, settings, made, latents if made is not None else None)
+    if joint and options["second_pass"] != "none" and options["task"] in BOTH_MADE:
+        kept = 0 if options["second_pass"] == "sound" else 1  # it is given now, the other begins anew from its noise
+        made = list(made or [one.new_ones(len(one), one.shape[2]) for one in latents])
+        latents, made[kept] = [found[k] if k == kept else one for k, one in enumerate(latents)], torch.zeros_like(made[kept])
+        found = flow.sample(velocity, tuple(latents), shift, settings, tuple(made), tuple(latents))
     if any(not torch.isfinite(one).all() for one in found):
         raise RowError("what was sampled is not finite; try --precision fp32")
     return _decoded(frozen, items, found, options, seconds)

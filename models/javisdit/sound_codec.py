@@ -90,13 +90,13 @@ def load(path, padding: str = "silence", level: bool = True) -> SoundCodec:
     import diffusers
     import transformers
 
-    from avtools.models.audioldm2.generating import Codec, _part
+    from avtools.models.audioldm2.generating import Codec, load_part
 
     folder = pathlib.Path(path)
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
-    codec = Codec(_part(diffusers.AutoencoderKL, folder / "vae"), _part(transformers.SpeechT5HifiGan, folder / "vocoder"))
+    codec = Codec(load_part(diffusers.AutoencoderKL, folder / "vae"), load_part(transformers.SpeechT5HifiGan, folder / "vocoder"))
     mel = LogMel()
     told, wanted = (codec.sample_rate, codec.hop, codec.vocoder.config.model_in_dim, codec.factor), (mel.rate, HOP, mel.bands, 4)
     if told != wanted:

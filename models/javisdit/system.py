@@ -3,9 +3,11 @@
 torch and the networks are imported by the methods: a listing of systems, and workers that read clips, need none.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
+import sys
 
 from avtools import hub
 from avtools.errors import FatalError, RowError, UsageError
@@ -15,6 +17,7 @@ from avtools.models.javisdit.config import (
     PRESETS,
     PRIOR_PRESETS,
     PRIOR_TEXTS,
+    SECOND_PASSES,
     SOUND_CODECS,
     SOUND_PRESETS,
     TASKS,
@@ -24,18 +27,15 @@ from avtools.models.javisdit.config import (
     PriorConfig,
     SoundConfig,
 )
-from avtools.models.javisdit.weights import PRIOR, SOUND, VIDEO, WORDS
+from avtools.models.javisdit.weights import MAIN, PRIOR, PRIOR_MAIN, SOUND, SOUND_MAIN, STREAM, VIDEO, WORDS
 from avtools.models.parts.clips import text_of
 from avtools.models.parts.imagebind.checkpoint import PART as IMAGEBIND
-from avtools.system import System
+from avtools.system import Note, System
 from avtools.training import config as settings
 
 SOURCE = "Liu et al. 2025, JavisDiT, arXiv 2503.23377; github.com/JavisVerse/JavisDiT"
 LICENCE = "Apache-2.0; sound through AudioLDM 2 (CC BY-NC-SA 4.0), the prior's text through ImageBind (CC-BY-NC-SA-4.0): non-commercial"
-STREAM = hub.Part("video-stream", "OpenSora's STDiT-v3, with which the video stream begins", "hf:hpcai-tech/OpenSora-STDiT-v3", ("*.safetensors",), 4_500_000_000, "Apache-2.0", optional=True)
-MAIN = hub.Part("", "JavisDiT-v0.1's network, or a run of javisdit", "github.com/JavisVerse/JavisDiT", ("*.safetensors",), 7_500_000_000, "Apache-2.0")
-SOUND_MAIN = dataclasses.replace(MAIN, what="JavisDiT's stage 1, or a run of javisdit-audio")
-PRIOR_MAIN = dataclasses.replace(PRIOR, name="", optional=False)
+NEEDS_PRIOR = "{} needs a prior of space and time: give --weights prior= a run of 'avtools train javisdit-prior', or JavisDiT's own"
 
 
 class _Stage(System):
@@ -61,12 +61,22 @@ class _Stage(System):
         """Width of the text encoder's states that the network reads, and how many; 0: none."""
         return 0, 0
 
+    def _check_weights(self, weights: hub.Weights, init: hub.Weights, *inits: str) -> None:
+        """UsageError where training is given what it does not take."""
+        if weights.get("") is not None:
+            raise UsageError(f"{self.name}'s own network trains: leave out --weights SOURCE (but PART=...), or start from it with --init")
+        weights.check([part.name for part in self.parts if part.name not in ("", STREAM.name)])
+        init.check(("", *inits), "--init")
+
     def _freeze(self, weights: hub.Weights, device, tower=None) -> None:
         """`tower`: ImageBind's text tower in a prior's own file, see :class:`.frozen.Frozen`."""
         from avtools.models.javisdit.frozen import Frozen
 
         self.device = device
         self.frozen = Frozen(self.config, weights, device, self.name, *self._text(), tower)
+
+    def notes(self):
+        return self.frozen.notes
 
     # --- items and batches ---------------------------------------------------------------------------------------
 
@@ -100,7 +110,7 @@ class _Stage(System):
         batch = {}
         for name in items[0]:
             found = [torch.from_numpy(item[name]) for item in items]
-            if name == "text":
+            if name in ("text", "lost"):
                 batch[name] = [text_of(item[name]) for item in items]
             elif name == "states":
                 batch[name] = found  # captions differ in length
@@ -119,7 +129,7 @@ class _Stage(System):
         from avtools.models.javisdit import text
 
         pixels, frames, seconds = self._place(batch)
-        draws = batch["draws"] if train else None
+        draws, self.frozen.notes = batch["draws"] if train else None, []
         made = {"draws": batch["draws"], "keys": batch.get("keys"), "pixels": pixels, "frames": frames, "fps": self.config.fps}
         cached = "sound" in batch
         made["sound"] = batch["sound"].float() if cached else self.frozen.sound_latents(batch["wave"], seconds, draws)
@@ -149,18 +159,20 @@ class _Stage(System):
     def encode(self, items: list[dict]) -> list[dict]:
         import torch
 
-        found = []
-        for item in items:
+        found, notes = [], []
+        for number, item in enumerate(items):
             batch = {**self.collate([item]), "draws": torch.zeros(1, dtype=torch.int64)}
             made = self._prepared(batch, False) | self._more(batch, False)
+            notes += [note._replace(place=number) for note in self.frozen.notes]
             arrays = {name: made[name][0].cpu().numpy() for name in ("sound", "video", "prior_states") if name in made}
             arrays["states"] = made["text"][0].cpu().numpy() if "text" in made else made["prior_states"][0].cpu().numpy()
             arrays["place"] = item["place"]
             for name, value in made.get("negatives", {}).items():
                 arrays[f"negative {name}"] = value[0].cpu().numpy()
             if "negatives" in made:
-                arrays["there"] = item["there"]
+                arrays |= {"there": item["there"], **({"onsets": item["onsets"]} if "onsets" in item else {})}
             found.append(arrays)
+        self.frozen.notes = notes
         return found
 
     def _more(self, batch: dict, train: bool) -> dict:
@@ -171,12 +183,23 @@ class _Stage(System):
         return facts | {"buckets": json.dumps(self.config.buckets, sort_keys=True)}
 
     def load_encoders(self, weights: hub.Weights, device, dtype) -> None:
-        self._freeze(weights, device)
+        from avtools.models.javisdit import loading
+
+        path = self._tower(weights)
+        found = None if path is None else loading.prior_found(path)
+        self._freeze(weights, device, found and (found.text, found.where))
 
     def encoders_digest(self, weights: hub.Weights) -> str:
+        from avtools.models.javisdit import loading
         from avtools.models.javisdit.frozen import Frozen
 
-        return json.dumps(Frozen(self.config, weights, "cpu", self.name, *self._text()).facts(not self.heard, not self.heard), sort_keys=True)
+        facts = Frozen(self.config, weights, "cpu", self.name, *self._text()).facts(not self.heard, not self.heard)
+        path = self._tower(weights)
+        return json.dumps(facts if path is None else {**facts, "prior": loading.digest(path)}, sort_keys=True)
+
+    def _tower(self, weights: hub.Weights):
+        """Where ImageBind's text tower may lie beside a prior; None: nowhere."""
+        return None
 
     # --- sampling --------------------------------------------------------------------------------------------------
 
@@ -203,6 +226,8 @@ class _Stage(System):
             "steps": given["steps"] or drawn.steps,
             "guidance": drawn.guidance if given["guidance"] is None else given["guidance"],
             "scheduler": given["scheduler"] or drawn.scheduler,
+            "shift": config.shift,
+            "second_pass": drawn.second_pass,
             "aesthetic": drawn.aesthetic,
             "clean": drawn.clean,
             "text_columns": data.SOUND_TEXT_COLUMNS if self.heard else data.TEXT_COLUMNS,
@@ -213,7 +238,7 @@ class _Stage(System):
     def generate(self, items: list[dict], seeds: list[int], options: dict) -> list[dict]:
         from avtools.models.javisdit import sampling
 
-        dtype = next(self.net.parameters()).dtype
+        dtype, self.frozen.notes = next(self.net.parameters()).dtype, []
         return sampling.generate(self.net, self.frozen, self.prior, items, seeds, options, self.device, dtype)
 
 
@@ -228,6 +253,10 @@ class _Flow(_Stage):
             raise UsageError(f"dropout {config.dropout:g}: a share from 0 to 1")
         if config.times not in ("logit-normal", "uniform"):
             raise UsageError(f"times {config.times!r}: logit-normal or uniform")
+        if config.shift is not None and not 0 < config.shift < math.inf:
+            raise UsageError(f"shift {config.shift:g}: more than 0, or null")
+        if config.sampling.second_pass not in SECOND_PASSES:
+            raise UsageError(f"sampling.second_pass {config.sampling.second_pass!r}: {', '.join(SECOND_PASSES)}")
 
     def _size(self):
         from avtools.models.javisdit import frozen, loading
@@ -272,12 +301,15 @@ class _Flow(_Stage):
 
         config = settings.resolve(cls.Config, cls.presets, preset)
         if weights.get("") is not None or preset is None:
-            path = hub.locate(weights.get(""), cls.parts[0], cls.name)
-            if hub.own_folder(path) is not None and preset is not None:
-                raise UsageError(f"{path}: brings its configuration; leave out --preset {preset}")
-            config = loading.net_config(path, cls.Config, cls.name)
+            config = loading.net_config(hub.locate(weights.get(""), cls.parts[0], cls.name), config, cls.name, preset)
         settings.set_all(config, sets)
         return cls(config)
+
+    @classmethod
+    def convert(cls, weights: hub.Weights, folder: str) -> str:
+        from avtools.models.javisdit import loading
+
+        return str(loading.convert(hub.locate(weights.get(""), cls.parts[0], cls.name), folder, cls.name))
 
     def _load_net(self, weights: hub.Weights, device, dtype) -> None:
         from avtools.models.javisdit import loading
@@ -306,12 +338,11 @@ class JavisSound(_Flow):
         from avtools.models.javisdit import loading
         from avtools.models.javisdit.model import VastDit
 
-        weights.check([part.name for part in (SOUND, WORDS)])
-        init.check(("",), "--init")
-        size = self._size()
-        self.net = VastDit(size, self.config.train.gradient_checkpointing)
-        if init.get("") is not None:
-            loading.begin_sound(self.net, hub.locate(init.get(""), STREAM, self.name))
+        self._check_weights(weights, init)
+        path = loading.init_path(init, dataclasses.replace(STREAM, name=""), self.name)
+        self.net = VastDit(self._size(), self.config.train.gradient_checkpointing)
+        if path is not None:
+            loading.begin_sound(self.net, path)
         elif not self.config.all_parameters:
             raise UsageError("what does not train comes from OpenSora's STDiT-v3: give --init its folder, or train all of it with --set all_parameters=true")
         self.net.to(device)
@@ -333,6 +364,8 @@ class JavisSound(_Flow):
     def sample_options(self, given: dict) -> dict:
         if self.config.sampling.task != "t2av":
             raise UsageError(f"sampling.task {self.config.sampling.task}: javisdit-audio makes sound of captions alone; leave it t2av")
+        if self.config.sampling.second_pass != "none":
+            raise UsageError("sampling.second_pass: javisdit-audio makes one stream; leave it none")
         return self._drawn(given, "t2av")
 
 
@@ -351,21 +384,20 @@ class JavisPrior(_Stage):
 
     def __init__(self, config: PriorConfig):
         super().__init__(config)
-        if config.prior.get("onset"):
-            raise UsageError("prior.onset: labels of onsets are not made in training; leave it off, as published")
         if config.negatives < 1:
             raise UsageError(f"negatives {config.negatives}: one of each kind at least")
 
     def build(self, weights: hub.Weights, init: hub.Weights, device) -> None:
         from avtools.models.javisdit import loading, prior, prior_losses
 
-        weights.check([part.name for part in (VIDEO, SOUND, IMAGEBIND)])
-        init.check(("",), "--init")
-        self.losses = loading._sized(prior_losses.Weights, self.config.weights, "weights")
+        self._check_weights(weights, init)
+        data.open_pools(self.config.masklets, self.config.stems)  # what is wrong with one is said before all else
+        self.losses = loading.sized(prior_losses.Weights, self.config.weights, "weights")
         tower = None
         self.net = prior.TrainedPrior(loading.prior_size(self.config))
-        if init.get("") is not None:
-            found = loading.prior_found(hub.locate(init.get(""), PRIOR_MAIN, self.name))
+        path = loading.init_path(init, PRIOR_MAIN, self.name)
+        if path is not None:
+            found = loading.prior_found(path)
             prior.fill(self.net, found)
             tower = (found.text, found.where)
         self.net.to(device)
@@ -380,7 +412,13 @@ class JavisPrior(_Stage):
 
     def _item_options(self) -> dict:
         config = self.config
-        return super()._item_options() | {"masklets": config.masklets, "stems": config.stems, "negatives": config.negatives}
+        pools = {"masklets": config.masklets, "stems": config.stems}
+        return super()._item_options() | pools | {"negatives": config.negatives, "onset": bool(config.prior.get("onset"))}
+
+    def feature_options(self) -> dict:
+        pools = data.open_pools(self.config.masklets, self.config.stems)
+        state = {name: pool.digest() for name in ("masklets", "stems") if (pool := getattr(pools, name)) is not None}
+        return super().feature_options() | {"pools": state}  # features hold what was drawn from them
 
     def prepare(self, batch: dict, train: bool) -> dict:
         return self._prepared(batch, train) | self._more(batch, train)
@@ -398,7 +436,9 @@ class JavisPrior(_Stage):
             flat = given.flatten(0, 1)
             made = self.frozen.video_latents(flat, each, kind) if kind.startswith("video") else self.frozen.sound_latents(flat, seconds, each, kind)
             found[kind] = made.unflatten(0, given.shape[:2])
-        return {"negatives": found, "there": {kind: batch["there"][:, k].to(self.device) for k, kind in enumerate(data.KINDS)}}
+        more = {"onsets": batch["onsets"].to(self.device)} if self.config.prior.get("onset") else {}
+        self.frozen.notes += [Note(place, "negatives that lack what a pool should give", why) for place, why in enumerate(batch.get("lost", ())) if why]
+        return {"negatives": found, "there": {kind: batch["there"][:, k].to(self.device) for k, kind in enumerate(data.KINDS)}, **more}
 
     def training_step(self, module, batch: dict, step: int, optimizer: str) -> dict:
         from avtools.models.javisdit.training import prior_step
@@ -412,9 +452,27 @@ class JavisPrior(_Stage):
 
     @classmethod
     def from_weights(cls, weights: hub.Weights, preset: str | None = None, sets=()):
+        from avtools.models.javisdit import loading
+
         config = settings.resolve(PriorConfig, PRIOR_PRESETS, preset)
+        if weights.get("") is not None:
+            config = loading.prior_config(hub.locate(weights.get(""), PRIOR_MAIN, cls.name), config, preset)
         settings.set_all(config, sets)
         return cls(config)
+
+    @classmethod
+    def convert(cls, weights: hub.Weights, folder: str) -> str:
+        from avtools.models.javisdit import loading
+
+        return str(loading.convert_prior(hub.locate(weights.get(""), PRIOR_MAIN, cls.name), folder))
+
+    def _tower(self, weights: hub.Weights):
+        if weights.get("") is None or self.config.prior_text != "imagebind":
+            return None
+        return hub.locate(weights.get(""), PRIOR_MAIN, self.name)
+
+    def weights_digest(self, weights: hub.Weights) -> str:
+        raise UsageError("javisdit-prior makes nothing by itself; 'avtools sample javisdit --weights RUN --weights prior=RUN' samples with it")
 
     def sample_options(self, given: dict) -> dict:
         return {}  # for the trainer's previews, which pass over rows that give nothing
@@ -455,13 +513,16 @@ class JavisDit(_Flow):
         from avtools.models.javisdit import loading
         from avtools.models.javisdit.model import VastDit
 
-        weights.check([part.name for part in (PRIOR, VIDEO, SOUND, WORDS, IMAGEBIND)])
-        init.check(("", STREAM.name), "--init")
+        self._check_weights(weights, init, STREAM.name)
+        if weights.get(PRIOR.name) is None:
+            raise FatalError(NEEDS_PRIOR.format(self.name))
+        path, video = (loading.init_path(init, part, self.name) for part in (SOUND_MAIN, STREAM))
+        if path is None and video is not None:
+            raise UsageError("--init video-stream= goes with --init, a run of javisdit-audio or JavisDiT's stage 1: give both")
         size = self._size()
         self.net = VastDit(size, self.config.train.gradient_checkpointing)
-        if init.get("") is not None:
-            video = init.get(STREAM.name) and str(hub.locate(init.get(STREAM.name), STREAM, self.name))
-            fresh = loading.begin_joint(self.net, hub.locate(init.get(""), SOUND_MAIN, self.name), video)
+        if path is not None:
+            fresh = loading.begin_joint(self.net, path, video)
             if any(name.startswith("spatial_blocks.") for name in fresh) and not self.config.all_parameters:
                 raise UsageError("the video stream would keep random values: give --init video-stream= OpenSora's STDiT-v3, or train it with --set all_parameters=true")
         elif not self.config.all_parameters:
@@ -470,12 +531,27 @@ class JavisDit(_Flow):
         self._open()
         self._put_prior(weights, device, size)
 
+    def _prior_path(self, weights: hub.Weights):
+        """Where the prior is: a run samples with the one that it was trained with, JavisDiT's own network with JavisDiT's own, where it was fetched."""
+        from avtools.models.javisdit import loading
+
+        if weights.get(PRIOR.name) is None and hub.own_folder(hub.locate(weights.get(""), MAIN, self.name)) is not None:
+            raise FatalError(NEEDS_PRIOR.format(self.name))
+        return hub.locate(weights.get(PRIOR.name), PRIOR, self.name)
+
+    def _tower(self, weights: hub.Weights):
+        if self.config.prior_text != "imagebind":
+            return None
+        if weights.get(PRIOR.name) is not None:
+            return hub.locate(weights.get(PRIOR.name), PRIOR, self.name)
+        with contextlib.suppress(FatalError):  # there may be none
+            return self._prior_path(weights)
+        return None
+
     def _put_prior(self, weights: hub.Weights, device, size) -> None:
         from avtools.models.javisdit import loading
 
-        if weights.get(PRIOR.name) is None:
-            raise FatalError(f"{self.name} needs a prior of space and time: give --weights prior= a run of 'avtools train javisdit-prior', or JavisDiT's own")
-        found = loading.prior_found(hub.locate(weights.get(PRIOR.name), PRIOR, self.name))
+        found = loading.prior_found(self._prior_path(weights))
         loading.check_prior(found, size)
         self.prior = found.make().to(device)
         self._freeze(weights, device, (found.text, found.where))
@@ -495,13 +571,26 @@ class JavisDit(_Flow):
     def load(self, weights: hub.Weights, device, dtype) -> None:
         self._load_net(weights, device, dtype)
         self._put_prior(weights, device, self._size())
+        _compare_prior(hub.locate(weights.get(""), MAIN, self.name), weights.get(PRIOR.name))
 
     def weights_digest(self, weights: hub.Weights) -> str:
         from avtools.models.javisdit import loading
 
-        if weights.get(PRIOR.name) is None:
-            raise FatalError(f"{self.name} needs a prior of space and time: give --weights prior= a run of 'avtools train javisdit-prior', or JavisDiT's own")
-        return loading.digest(hub.locate(weights.get(""), MAIN, self.name), hub.locate(weights.get(PRIOR.name), PRIOR, self.name)) + self.encoders_digest(weights)
+        return loading.digest(hub.locate(weights.get(""), MAIN, self.name), self._prior_path(weights)) + self.encoders_digest(weights)
 
     def sample_options(self, given: dict) -> dict:
         return self._drawn(given, self.config.sampling.task)
+
+
+def _compare_prior(path, source: str | None) -> None:
+    """Say where a network, which lies in its run, was trained with another prior than `source`."""
+    from avtools.models.javisdit import loading
+
+    folder = hub.own_folder(path)
+    try:
+        trained = json.loads((folder.parent.parent / "config.json").read_text())["weights"][PRIOR.name]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return
+    if source is not None and trained not in loading.identities(source):
+        line = "was trained with another prior than the one that is given, or another state of it; --weights prior= takes the same in training and sampling"
+        print(f"avtools: {folder}: {line}", file=sys.stderr, flush=True)

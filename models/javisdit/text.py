@@ -101,6 +101,8 @@ class PriorText(nn.Module):
     A caption of more than 75 tokens is cut before its end, which the original lost.
     """
 
+    limit = 75
+
     def __init__(self, tower: nn.Module):
         super().__init__()
         self.tower, self.dim = tower.eval().requires_grad_(False), tower.size.dim
@@ -111,6 +113,13 @@ class PriorText(nn.Module):
 
         ids = tokenize(list(texts)).to(self.tower.preprocessor.pos_embed.device)
         return self.tower.hidden(ids)
+
+    def cut(self, text: str) -> int | None:
+        """How many tokens `text` has where these are more than are read; else None."""
+        from avtools.models.parts.imagebind.text import cleaned, tokenizer
+
+        count = len(tokenizer().encode(cleaned(text)).ids)
+        return count if count > self.limit else None
 
 
 def load_prior_text(weights) -> PriorText:

@@ -17,7 +17,7 @@ def flow_losses(net, batch: dict, config, ratios: dict | None = None, train: boo
     draws, sound, video = batch["draws"], batch["sound"], batch.get("video")
     device, clean = sound.device, {"sound": sound} if video is None else {"video": video, "sound": sound}
     noise = {name: normal(draws, f"{name} noise", tuple(one.shape[1:]), device) for name, one in clean.items()}
-    times = flow.draw_times(draws, flow.shift_of(*batch["pixels"], batch["frames"]), config.times, device)
+    times = flow.draw_times(draws, config.shift or flow.shift_of(*batch["pixels"], batch["frames"]), config.times, device)
     made = None
     if ratios and train and video is not None:
         drawn = [masks.draw(generator(int(draw), "mask"), video.shape[2], sound.shape[2], ratios) for draw in draws]
@@ -39,7 +39,7 @@ def prior_step(net, batch: dict, weights: prior_losses.Weights) -> dict[str, tor
     noise = normal(batch["draws"], "prior", (size.spatial + size.temporal, size.out), batch["sound"].device)
     clips = Clips(batch["video"], batch["sound"], batch["negatives"], batch["pixels"], batch["there"])
     made = net(batch["prior_states"], noise, clips)
-    found = prior_losses.losses(made, None, weights)
+    found = prior_losses.losses(made, batch.get("onsets"), weights)
     contrast = {f"{name}_contrast": prior_losses.contrast(view) for name, view in made.views.items()}
     whole = torch.stack(list(contrast.values())).nan_to_num(0.5).mean(0)
     return {"loss": found.total, **found.terms, "contrast": whole, **{name: value.nan_to_num(0.5) for name, value in contrast.items()}}

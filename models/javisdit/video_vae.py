@@ -3,10 +3,11 @@
 Each picture goes through Stable Diffusion XL's autoencoder as PixArt-Sigma has it (diffusers), which makes it 8 times smaller; then 17
 pictures at a time become 5 latents by convolutions that look back in time only (:class:`Temporal`; its norms see the whole chunk).
 
-Known from the published config.json: chunks of 17, `shift`, `scale`, SDXL's autoencoder as `vae_2d`.  Written from memory of the
-architecture, and not compared with the released weights: the layers of :class:`Temporal` (widths, order, which have no biases), what fills
-up (zeros), and the names in the file (`spatial_vae.module.*`, `temporal_vae.*`).  Both have 393.3 million parameters, which are the
-1.57 GB of the published file.  Loading is strict, and says what does not fit.
+Known from the published config.json: chunks of 17, `shift`, `scale`, SDXL's autoencoder as `vae_2d` in parts of 4 pictures, the kind
+of the temporal one (VAE_Temporal_SD).  Written from memory of the architecture, told by no documentation that was found, and not compared
+with the released weights: the layers of :class:`Temporal` (widths, order, which have no biases), what fills up (zeros), and the names in
+the file (`spatial_vae.module.*`, `temporal_vae.*`).  Both have 393.3 million parameters, which are the 1.57 GB of the published file.
+Loading is strict, and names what is missing, unexpected or of another shape.
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ from torch.nn import functional
 from avtools import hub
 from avtools.errors import FatalError
 from avtools.models.avsyncd.encoders import Vae
+from avtools.models.javisdit.weights import some
 
 CHUNK, LATENTS = 17, 5  # pictures that are coded together, and the latents that they become
 SHIFT, SCALE = (-0.10, 0.34, 0.27, 0.98), (3.85, 2.32, 2.33, 3.06)  # of the latents' channels
@@ -275,20 +277,24 @@ def found(tensors: dict, where, settings: dict | None = None) -> Found:
         else:
             unknown.append(name)
     if unknown:
-        raise FatalError(f"{where}: {len(unknown)} unexpected: {', '.join(unknown[:4])}; {GIVE}")
+        raise FatalError(f"{where}: {len(unknown)} unexpected: {some(unknown)} (known are {SPATIAL}*, {TEMPORAL}*, shift, scale); {GIVE}")
     shapes = {name: tuple(tensor.shape) for name, tensor in named.items()}
     try:
         size, pictures = _temporal_size(shapes), _picture_settings(shapes)
     except (KeyError, IndexError, ValueError) as error:
-        raise FatalError(f"{where}: not OpenSora's VAE ({type(error).__name__}: {error}); {GIVE}") from None
+        why = f"no {error.args[0]}" if isinstance(error, KeyError) else error
+        raise FatalError(f"{where}: not OpenSora's VAE as it is known here ({why}; it has {some(sorted(tensors))}); {GIVE}") from None
     if not len(numbers["shift"]) == len(numbers["scale"]) == size.channels == pictures["latent_channels"]:
         raise FatalError(f"{where}: {size.channels} channels, and shift and scale of {len(numbers['shift'])} and {len(numbers['scale'])}; {GIVE}")
     return Found(named, pictures, size, numbers["shift"], numbers["scale"], pathlib.Path(where))
 
 
 def _count(shapes: dict, start: str) -> int:
-    """How many parts there are whose names go on with a number."""
-    return 1 + max(int(match[1]) for name in shapes if (match := re.match(rf"{re.escape(start)}(\d+)\.", name)))
+    """How many parts there are whose names go on with a number; KeyError: none."""
+    found = [int(match[1]) for name in shapes if (match := re.match(rf"{re.escape(start)}(\d+)\.", name))]
+    if not found:
+        raise KeyError(f"{start}0")
+    return 1 + max(found)
 
 
 def _temporal_size(shapes: dict) -> Size:

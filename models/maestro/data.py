@@ -2,12 +2,11 @@
 
 import json
 import os
-from fractions import Fraction
 
 import numpy as np
 
-from avtools.errors import FatalError, MediaError, RowError, UsageError
-from avtools.models.parts.clips import CLASS_COLUMNS, as_bytes, read_pictures, shown_seconds, words
+from avtools.errors import FatalError, RowError, UsageError
+from avtools.models.parts.clips import CLASS_COLUMNS, as_bytes, read_pictures, shown_seconds, sound_of, words
 from avtools.rows import path_of
 from avtools.rows.keys import PLACEHOLDER, number
 from avtools.sampling import listed, objects_of
@@ -22,7 +21,6 @@ MIXTURES = ("mixture_path", "audio_path", "path", "video_path")  # to sample fro
 COLUMNS = ("audio_path", "path", "video_path", "mixture_path", "stem_paths", "stem_path", "objects", "queries", "query", *TEXT_COLUMNS, "start", "layout", "boxes")
 RESIDUAL = "residual"  # what `separate` calls the stem of what the others leave: no source
 ABOUT = 4.0  # seconds around what is heard that the separator is given too
-LOUDEST = 1e12  # of a sample, full scale 1
 
 
 # --- rows -----------------------------------------------------------------------------------------------------------
@@ -160,14 +158,14 @@ def condition(row: dict, options: dict) -> dict:
     cells |= {"queries": list(queries or names), "stem_paths": [] if files in ([], [mixture]) else files}
     item = {"text": as_bytes(text), "regions": as_bytes(json.dumps(made))}
     heard_of = [mixture] if mixture is not None else files
-    given, rate = _together([_sound(path, start, start + span) for path in heard_of])
+    given, rate = _together([sound_of(path, start, start + span) for path in heard_of])
     item |= {"given": _fit(given, round(span * rate)), "rate": np.int64(rate)}
     if queries:
         if options["separator_rate"] is None:
             raise FatalError("a mixture is to be separated, and there is no separator; give --weights separator= AudioSep's file or a RUN of 'avtools train audiosep', or stems")
         low = 0.0 if options["legacy_timing"] else max(0.0, start - ABOUT)
         high = hearing.LEGACY_SECONDS if options["legacy_timing"] else start + max(span, hearing.SECONDS) + ABOUT
-        samples, rate = _sound(mixture, low, high)
+        samples, rate = sound_of(mixture, low, high)
         if not len(samples) or low + len(samples) / rate <= start:
             raise RowError(f"{mixture}: ends before start {start:g}; choose an earlier start")
         if options["legacy_timing"]:
@@ -290,32 +288,6 @@ def _mixture(row: dict) -> str | None:
         if row.get(column) not in (None, "") and os.path.basename(str(row[column])) != PLACEHOLDER:
             return path_of(row, column)
     return None
-
-
-def _sound(path: str, start: float, end: float) -> tuple[np.ndarray, int]:
-    """((samples, channels) float32 of what is heard from `start` to `end`, Hz); a video's times begin with its first picture."""
-    from avtools.media.soundfiles import read_sound
-
-    late = _late(path)
-    samples, rate = read_sound(path, Fraction(start) - late, Fraction(end) - late)
-    if missing := round(max(Fraction(0), min(late, Fraction(end)) - Fraction(start)) * rate):
-        samples = np.pad(samples, ((missing, 0), (0, 0)))
-    if not np.isfinite(samples).all() or np.abs(samples).max(initial=0) > LOUDEST:
-        raise MediaError(f"{path}: its sound holds samples beyond all measure; make it anew")
-    return samples, rate
-
-
-def _late(path: str) -> Fraction:
-    """How much later than its first picture a video's sound begins, seconds; none of a sound file."""
-    from avtools.media.probe import probe
-    from avtools.media.soundfiles import sndfile
-
-    file = sndfile(path)
-    if file is not None:
-        file.close()
-        return Fraction(0)
-    found = probe(path)
-    return found.sound.start - found.picture.start if found.sound is not None and found.picture is not None and not found.picture.is_image else Fraction(0)
 
 
 def _together(sounds: list[tuple[np.ndarray, int]]) -> tuple[np.ndarray, int]:

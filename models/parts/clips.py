@@ -1,4 +1,4 @@
-"""What rows say and show, as arrays of training items: captions as bytes, pictures at a rate; in worker processes."""
+"""What rows say, show and let hear, as arrays of training items: captions as bytes, pictures at a rate, sound on the picture's clock; in worker processes."""
 
 import re
 from fractions import Fraction
@@ -8,6 +8,7 @@ import numpy as np
 from avtools.errors import MediaError, RowError
 
 CLASS_COLUMNS = ("class", "label")  # names of classes, of which `_` are spaces
+LOUDEST = 1e12  # of a sample, full scale 1
 
 
 # --- texts ----------------------------------------------------------------------------------------------------------
@@ -75,3 +76,32 @@ def shown_seconds(path: str) -> float:
     if picture is None or picture.is_image or not picture.duration:
         raise MediaError(f"{path}: is no moving picture; give a video")
     return float(picture.duration)
+
+
+# --- sound ----------------------------------------------------------------------------------------------------------
+
+
+def sound_of(path: str, start: float, end: float) -> tuple[np.ndarray, int]:
+    """((samples, channels) float32 of what is heard from `start` to `end`, Hz); a video's times begin with its first picture."""
+    from avtools.media.soundfiles import read_sound
+
+    late = late_of(path)
+    samples, rate = read_sound(path, Fraction(start) - late, Fraction(end) - late)
+    if missing := round(max(Fraction(0), min(late, Fraction(end)) - Fraction(start)) * rate):
+        samples = np.pad(samples, ((missing, 0), (0, 0)))
+    if not np.isfinite(samples).all() or np.abs(samples).max(initial=0) > LOUDEST:
+        raise MediaError(f"{path}: its sound holds samples beyond all measure; make it anew")
+    return samples, rate
+
+
+def late_of(path: str) -> Fraction:
+    """How much later than its first picture a video's sound begins, seconds; none of a sound file."""
+    from avtools.media.probe import probe
+    from avtools.media.soundfiles import sndfile
+
+    file = sndfile(path)
+    if file is not None:
+        file.close()
+        return Fraction(0)
+    found = probe(path)
+    return found.sound.start - found.picture.start if found.sound is not None and found.picture is not None and not found.picture.is_image else Fraction(0)

@@ -1,9 +1,11 @@
 """Buckets: which row goes where, batches of one shape, and no row that is lost in silence."""
 
 import collections
+import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 
 from avtools.errors import UsageError
@@ -26,6 +28,12 @@ def table(folder, rows) -> Table:
     return Table(str(path))
 
 
+def chosen(buckets, seconds, pixels, count=4000):
+    """The buckets of so many clips of this kind, each with its own draw."""
+    draws = np.array([draw_of(k) for k in range(count)], np.uint64)
+    return buckets.chosen(np.array([[seconds, pixels]] * count), draws)
+
+
 def taken(source, count):
     return [next(source) for _ in range(count)]
 
@@ -44,9 +52,9 @@ def test_sizes_are_those_of_the_resolution_in_the_nearest_aspect():
 def test_a_clip_goes_to_the_largest_and_longest_that_it_has_and_draws_let_it():
     buckets = Buckets(BUCKETS, 24.0)
     names = {(one.name, one.frames): place for place, one in enumerate(buckets.all)}
-    assert {names[one] for one in [("144p", 51), ("144p", 102)]} == set(buckets.fitting(4.25, 144 * 256))
-    assert buckets.fitting(2.125, 0.79 * 144 * 256) == [] and buckets.fitting(2.0, 1e7) == []
-    found = collections.Counter(buckets[buckets.choose(20.0, 1920 * 1080, draw)].name for draw in range(4000))
+    fits = buckets.fits(np.array([[4.25, 144 * 256], [2.125, 0.79 * 144 * 256], [2.0, 1e7]]))
+    assert {names[one] for one in [("144p", 51), ("144p", 102)]} == set(np.flatnonzero(fits[0])) and not fits[1:].any()
+    found = collections.Counter(buckets[place].name for place in chosen(buckets, 20.0, 1920 * 1080))
     share = {}
     left = 1.0
     for name, own in (("1024", 0.03), ("720p", 0.03), ("480p", 0.2), ("512", 0.2), ("360p", 0.3)):
@@ -59,14 +67,14 @@ def test_a_clip_goes_to_the_largest_and_longest_that_it_has_and_draws_let_it():
 
 def test_a_length_is_considered_in_its_share():
     buckets = Buckets(SOUND_BUCKETS, 24.0, heard=True)
-    found = collections.Counter(buckets[buckets.choose(30.0, math.nan, draw)].frames for draw in range(4000))
+    found = collections.Counter(buckets[place].frames for place in chosen(buckets, 30.0, math.nan))
     for frames, share in ((408, 0.5), (204, 0.5 * 0.3), (102, 0.5 * 0.7 * 0.7), (51, 0.5 * 0.7 * 0.3)):
         assert found[frames] / 4000 == pytest.approx(share, abs=0.03)
 
 
 def test_where_draws_refuse_all_a_clip_is_not_lost():
     buckets = Buckets({"144p": {"51": [0.2, 4]}, "240p": {"51": [0.1, 4]}}, 24.0)
-    found = collections.Counter(buckets[buckets.choose(3.0, 1e6, draw)].name for draw in range(500))
+    found = collections.Counter(buckets[place].name for place in chosen(buckets, 3.0, 1e6, 500))
     assert sum(found.values()) == 500 and found["144p"] > 400
 
 
@@ -146,8 +154,26 @@ def test_validation_has_each_row_once_in_the_first_bucket(tmp_path):
 
 def test_gates_do_not_depend_on_other_rows():
     buckets = Buckets(BUCKETS, 24.0)
-    draws = [draw_of(1, k) for k in range(50)]
-    assert [buckets.choose(9.0, 1e6, draw) for draw in draws] == [buckets.choose(9.0, 1e6, draw) for draw in draws]
+    facts, draws = np.array([[9.0, 1e6], [3.0, 2e5]] * 25), np.arange(50, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    whole = buckets.chosen(facts, draws)
+    assert len(set(whole)) > 3 and all(buckets.chosen(facts[k : k + 1], draws[k : k + 1])[0] == whole[k] for k in range(50))
+
+
+def test_an_epoch_s_places_are_other_ones_in_the_next_and_rows_are_drawn_by_themselves():
+    buckets, facts = Buckets(BUCKETS, 24.0), np.array([[20.0, 1920 * 1080, 0, 0.5625]] * 4000)
+    one, other = (buckets.places(facts, 3, epoch)[:, 0] for epoch in (0, 1))
+    assert 0.1 < (one == other).mean() < 0.5 and 0.1 < (one[1:] == one[:-1]).mean() < 0.5  # a chance of about 1/6 in such shares
+    assert np.array_equal(one, buckets.places(facts, 3, 0)[:, 0])
+    joint = collections.Counter(zip((one < 8).tolist(), np.roll(one < 8, 1).tolist(), strict=True))
+    share = (one < 8).mean()
+    assert joint[True, True] / 4000 == pytest.approx(share**2, abs=0.02)
+
+
+def test_aspects_of_many_rows_are_those_of_each():
+    values = np.exp(np.random.default_rng(0).uniform(-2, 2, 500))
+    found = Buckets(BUCKETS, 24.0).places(np.stack([np.full(500, 9.0), np.full(500, 1e6), np.zeros(500), values], 1))[:, 1]
+    assert found.tolist() == [nearest(value) for value in values]
+    assert Buckets(BUCKETS, 24.0, True).place_of((9.0, math.nan, 0.0, math.nan)).aspect == 0
 
 
 @pytest.mark.parametrize(
@@ -174,3 +200,55 @@ def test_facts_are_read_once_of_each_of_two_tables(tmp_path):
     buckets = Buckets(SIMPLE, 24.0)
     first, second = buckets.facts(train), buckets.facts(valid)
     assert len(first) == 1 and len(second) == 2 and buckets.facts(train) is first and buckets.facts(valid) is second
+
+
+def test_validation_and_rehearsal_take_no_more_at_once_than_training_does(tmp_path):
+    """What fits into memory is said by the bucket, not by train.batch_size, which is for those that say nothing."""
+    buckets = Buckets({"144p": {"51": [1.0, 3]}, "240p": {"51": [1.0, 1]}, "480p": {"51": [1.0, None]}}, 24.0)
+    rows = [row(k, 2.2, *((144, 256), (240, 426), (480, 854))[k % 3]) for k in range(24)]
+    batches = buckets.valid(table(tmp_path, rows), 4)
+    found = collections.defaultdict(list)
+    for batch in batches:
+        found[buckets[batch[0][2].bucket].name].append(len(batch))
+    assert found == {"480p": [4, 4], "240p": [1] * 8, "144p": [3, 3, 2]}
+
+
+def test_a_share_of_nothing_takes_nothing(tmp_path):
+    """Not even what all others refuse; a row that fits nothing else is left out, and that is told."""
+    buckets = Buckets({"144p": {"51": [0.5, 2], "102": [[1.0, 0.0], 2]}, "240p": {"51": [0.0, 2]}, "480p": {"51": [0.0, 2]}}, 24.0)
+    assert {dataclasses.astuple(buckets[place])[:3] for place in chosen(buckets, 5.0, 1e6, 50)} == {("144p", 36864, 51)} and buckets[buckets.place_of((5.0, 1e6, 0, 1)).bucket].frames == 51
+    small = Buckets({"144p": {"51": [0.0, 2]}, "240p": {"51": [1.0, 2]}}, 24.0)
+    assert set(chosen(small, 3.0, 144 * 256, 9)) == {-1} and small.place_of((3.0, 144 * 256, 0, 1)) is None
+    found = small.left_out(table(tmp_path, [row(0, 3.0, 144, 256), row(1, 3.0)]))
+    assert found == [(0, "fits no bucket: 36864 pixels, and the smallest is of 102240 (0.8 of them at least)")]
+    with pytest.raises(UsageError, match="there are none"):
+        Buckets({"144p": {"51": [0.0, 2]}}, 24.0)
+
+
+def test_a_sound_that_ends_a_little_early_keeps_its_clip_s_length():
+    """Encoders of sound end with whole blocks; the item has silence there, as the original's."""
+    buckets = Buckets({"144p": {"51": [1.0, 2], "102": [1.0, 2]}}, 24.0)
+    for heard, frames in ((4.30, 102), (4.25, 102), (4.17, 102), (4.10, 51)):
+        assert buckets[buckets.place_of(measures(row(0, 4.25, audio_duration=heard), False)).bucket].frames == frames, heard
+    assert measures({"audio_path": "a.wav", "audio_duration": 4.17}, True)[0] == 4.17  # of a sound alone it is the length
+
+
+@pytest.mark.parametrize(
+    "cells, seconds",
+    [
+        ({"num_frames": 102, "fps": 24}, 4.25),  # as the published tables tell it
+        ({"num_frames": "102", "fps": "24.0", "audio_length_s": "4.3"}, 4.25),
+        ({"num_frames": 102, "fps": "", "audio_length_s": 4.3}, math.nan),
+        ({"num_frames": 240, "fps": 24, "audio_length_s": 4.3}, 4.3),
+        ({"num_frames": 102, "fps": 24, "duration": 4.3}, 4.3),
+        ({"num_frames": 0, "fps": 0, "duration": 0}, math.nan),
+    ],
+)
+def test_lengths_are_those_that_a_table_tells(cells, seconds):
+    found = measures({"path": "a.mp4", "height": 360, "width": "640", **cells}, False)
+    assert found[1:] == (360 * 640, 0.0, 360 / 640) and (found[0] == pytest.approx(seconds) or math.isnan(seconds) and math.isnan(found[0]))
+
+
+def test_no_placeholder_has_a_picture_whatever_its_row_tells():
+    cells = {"height": 720, "width": 1280, "num_frames": 240, "fps": 24, "audio_path": "a.wav", "audio_length_s": 10.0}
+    assert math.isnan(measures({"path": "placeholder.mp4", **cells}, False)[0]) and measures({"path": "placeholder.mp4", **cells}, True)[0] == 10.0

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 
 import numpy as np
 import pytest
@@ -27,24 +26,10 @@ from avtools.training.draws import draw_of  # noqa: E402
 
 NONE, CPU = hub.Weights({}), torch.device("cpu")
 GIVEN = {"steps": 2, "guidance": None, "scheduler": None}
-NET = ("size.dim=32", "size.depth=2", "size.heads=2")
+PLACES = ("multiple=8", 'buckets={"24x32":{"16":[1,null]}}', "sampling.resolution=24x32")
+NET = ("size.dim=32", "size.depth=2", "size.heads=2", *PLACES)
 PRIOR = ("prior.dim=32", "prior.heads=2")
-STAGES = {"javisdit-audio": "JavisSound", "javisdit-prior": "JavisPrior", "javisdit": "JavisDit"}
-PROGRAM = """import sys
-from avtools.models import registry
-registry.SYSTEMS.update({})
-from avtools.cli import main
-if __name__ == "__main__":
-    sys.exit(main())
-"""
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+STAGES = ("javisdit-audio", "javisdit-prior", "javisdit")
 
 
 @pytest.fixture(scope="module")
@@ -266,6 +251,23 @@ def test_any_bucket_and_every_solver(clips, weights):
         JavisDit.from_weights(weights, None, ["resolution=9p"]).sample_options(GIVEN)
 
 
+@pytest.mark.parametrize("task", ["t2av", "i2av", "continue"])
+def test_a_second_pass_makes_one_stream_anew_for_the_other(task, clips, weights, monkeypatch):
+    once = made_of(sampler(weights, f"task={task}", "second_pass=none"), clips[:2])
+    for stream, kept, anew in (("sound", "frames", "sound"), ("picture", "sound", "frames")):
+        again = made_of(sampler(weights, f"task={task}", f"second_pass={stream}"), clips[:2])
+        for one, other in zip(once, again, strict=True):
+            np.testing.assert_array_equal(one[kept], other[kept])
+            assert not np.array_equal(one[anew], other[anew])
+        alone = made_of(sampler(weights, f"task={task}", f"second_pass={stream}"), clips[1:2])[0]
+        np.testing.assert_allclose(alone[anew].astype(float), again[1][anew], atol=1 if anew == "frames" else 2e-3)
+    for task, stream in (("v2a", "sound"), ("a2v", "picture")):  # its other stream is given
+        found = [made_of(sampler(weights, f"task={task}", f"second_pass={way}"), clips[:1])[0] for way in ("none", stream)]
+        assert all(np.array_equal(found[0][name], found[1][name]) for name in ("frames", "sound"))
+    with pytest.raises(UsageError, match="second_pass"):
+        sampler(weights, "second_pass=both")
+
+
 def test_sound_alone(clips, weights):
     system = sampler(beside(weights, "audio"), cls=JavisSound)
     whole = made_of(system, clips[:2])
@@ -274,9 +276,11 @@ def test_sound_alone(clips, weights):
 
 
 def test_a_sample_does_not_see_the_priors_of_others_unless_asked(clips, weights):
-    released = sampler(weights, 'size={**}'.replace("{**}", json.dumps({**settings.as_dict(JavisDit.from_weights(weights).config)["size"], "legacy_cross_batch_prior": True})))
+    released = sampler(weights, 'size={**}'.replace("{**}", json.dumps({**settings.as_dict(JavisDit.from_weights(weights).config)["size"], "legacy_cross_batch_prior": True})), "guidance=3")
     one, both = made_of(released, clips[:1])[0], made_of(released, clips[:2])[0]
-    assert not np.array_equal(one["frames"], both["frames"])
+    np.testing.assert_allclose(one["frames"].astype(float), both["frames"], atol=2)  # of its own null pass alone
+    ours = made_of(sampler(weights, "guidance=3"), clips[:1])[0]
+    assert not np.array_equal(one["frames"], ours["frames"])
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------
@@ -304,12 +308,6 @@ def test_bad_rows(clips, weights, tmp_path):
         data.condition({"id": "x", "text": "a bell"}, options)
 
 
-def test_a_caption_that_is_too_long_is_named(clips, weights, capsys):
-    system = make(JavisSound)
-    losses(system, [{**clips[0], "audio_text": "bell " * 40}])
-    assert "a caption of 41 tokens, of which 12 are read: 'bell bell" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     "cls, setting, message",
     [
@@ -318,7 +316,6 @@ def test_a_caption_that_is_too_long_is_named(clips, weights, capsys):
         (JavisDit, 'masks={"image_heads":0.1}', "no mask 'image_heads'"),
         (JavisDit, "video_codec=vae", "video_codec 'vae'"),
         (JavisDit, "times=normal", "logit-normal or uniform"),
-        (JavisPrior, 'prior={"onset":true}', "onset"),
         (JavisPrior, "negatives=0", "one of each kind"),
         (JavisSound, "fps=0", "pictures a second"),
         (JavisSound, 'size={"width":3}', "size: has no width"),
@@ -339,19 +336,15 @@ def test_preset_and_checkpoint_are_not_both(weights):
 
 
 def program(*words, status=0, ranks=1):
-    """The program with these systems registered, as processes."""
-    start = [sys.executable, *(["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", str(29800 + os.getpid() % 150)] if ranks > 1 else [])]
+    launch = ["torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", str(29800 + os.getpid() % 150), "-m"] if ranks > 1 else []
     env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    with tempfile.NamedTemporaryFile("w", suffix=".py") as file:
-        file.write(PROGRAM.format({name: f"avtools.models.javisdit.system:{cls}" for name, cls in STAGES.items()}))
-        file.flush()
-        done = subprocess.run([*start, file.name, *map(str, words)], capture_output=True, text=True, stdin=subprocess.DEVNULL, env=env)
+    done = subprocess.run([sys.executable, "-m", *launch, "avtools", *map(str, words)], capture_output=True, text=True, stdin=subprocess.DEVNULL, env=env)
     assert done.returncode == status, done.stderr
     return done
 
 
 def small(cls, *sets) -> list[str]:
-    sets = [*(PRIOR if cls is JavisPrior else NET), "train.batch_size=1", "accumulate=2", "previews=0", "log_every=1", "checkpoint_every=2", "keep=9", *sets]
+    sets = [*(PRIOR if cls is JavisPrior else NET), "train.batch_size=2", "accumulate=2", "previews=0", "log_every=1", "checkpoint_every=2", "keep=9", *sets]
     return ["--preset", "tiny", "--max-steps", "4", "-j", "1", *(word for one in sets for word in ("--set", one))]
 
 
@@ -392,6 +385,7 @@ def test_the_stages_train_one_after_another_and_sample(stages, tmp_path):
 @pytest.mark.long
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_that_was_stopped_goes_on_bit_for_bit(name, stages, tmp_path):
+    """Behind step 2, 8 of 16 items, of an epoch of 7; between them rows of both aspects wait for a batch of theirs to be full."""
     folder, calls = stages
     shutil.copytree(folder / name, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000004")
@@ -404,12 +398,16 @@ def test_a_stage_that_was_stopped_goes_on_bit_for_bit(name, stages, tmp_path):
 
 
 @pytest.mark.long
-def test_two_ranks_are_one_rank_within_tolerance(stages, tmp_path):
+@pytest.mark.parametrize("name", STAGES)
+def test_two_ranks_are_one_rank_within_tolerance(name, stages, tmp_path):
     folder, calls = stages
-    done = program(*calls["javisdit"], "--set", "accumulate=1", "-d", tmp_path / "run", ranks=2)
-    lines = [json.loads(line) for line in (folder / "javisdit" / "log.jsonl").read_text().splitlines()]
+    done = program(*calls[name], "--set", "accumulate=1", "-d", tmp_path / "run", ranks=2)
+    lines = [json.loads(line) for line in (folder / name / "log.jsonl").read_text().splitlines()]
     found = [json.loads(line)["loss"] for line in done.stdout.splitlines() if '"loss"' in line]
     assert len(found) == 4 and found == pytest.approx([line["loss"] for line in lines if "loss" in line], rel=2e-3)
+    one, other = (hub.tensors(at / "checkpoints" / "step-00000004" / "model.safetensors") for at in (folder / name, tmp_path / "run"))
+    for key, tensor in one.items():
+        torch.testing.assert_close(other[key], tensor, atol=2e-3, rtol=1e-2, msg=lambda text, key=key: f"{key}: {text}")
 
 
 def test_bad_weights_are_avtools_errors(tmp_path):

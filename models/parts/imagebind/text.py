@@ -22,7 +22,7 @@ def tokenize(texts: list[str]):
 
     made = torch.zeros(len(texts), CONTEXT, dtype=torch.int64)
     for row, text in zip(made, texts, strict=True):
-        ids = _tokenizer().encode(cleaned(text)).ids[: CONTEXT - 2]
+        ids = tokenizer().encode(cleaned(text)).ids[: CONTEXT - 2]
         row[: len(ids) + 2] = torch.tensor([BEGIN, *ids, END])
     return made
 
@@ -49,7 +49,7 @@ def _letters() -> list[str]:
 
 
 @functools.cache
-def _tokenizer():
+def tokenizer():
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
     ids, merges = vocabulary()
