@@ -6,6 +6,7 @@ import os
 import numpy as np
 
 from avtools.errors import MediaError, RowError
+from avtools.models.parts.clips import as_bytes
 from avtools.models.vta_ldm import data as clips
 from avtools.rows import path_of
 from avtools.rows.keys import PLACEHOLDER
@@ -76,14 +77,14 @@ def caption_item(row: dict, draw: int, options: dict) -> dict:
     if pictured and isinstance(row.get("text"), str) and not options["text_column"]:
         row = {**row, "audio_text": row["text"]}
     own = row.get("instruction")
-    item = _window(row, draw, options) | {"asked": clips._bytes(own.strip() if isinstance(own, str) else ""), "pictured": np.array([pictured])}
+    item = _window(row, draw, options) | {"asked": as_bytes(own.strip() if isinstance(own, str) else ""), "pictured": np.array([pictured])}
     if not item["text"].size:
         raise RowError(f"the row has no caption (columns looked at: {', '.join(_text_columns(options))}); fill one in, or set text_column")
     return item
 
 
 def _window(row: dict, draw: int, options: dict) -> dict:
-    item = {"text": clips._bytes(text_of(row, options))}
+    item = {"text": as_bytes(text_of(row, options))}
     if row.get("features_path") not in (None, ""):
         return item | _cached(row, draw, options)
     seconds, start = options["seconds"], 0.0
@@ -215,7 +216,7 @@ def waveform(row: dict, start: float, seconds: float, options: dict) -> np.ndarr
 def condition(row: dict, options: dict) -> dict:
     """What generating for a row needs: `frames` of the whole clip, or its `features`, or of long clips the `path` alone; `text`;
     `seconds`, how long the sound shall be.  FatalError where pictures are to be encoded and the encoder's weights are missing."""
-    item = {"text": clips._bytes(text_of(row, options))}
+    item = {"text": as_bytes(text_of(row, options))}
     if row.get("features_path") not in (None, ""):
         features = stored(row, options)["features"]
         seen = any(row.get(column) not in (None, "") and os.path.basename(str(row[column])) != PLACEHOLDER for column in VIDEO_COLUMNS)
@@ -238,7 +239,7 @@ def _whole(row: dict, options: dict) -> dict:
     path = video_of(row)
     seconds = clips._length(path)
     if seconds > AT_ONCE:
-        return {"path": clips._bytes(path), "seconds": np.float64(seconds)}
+        return {"path": as_bytes(path), "seconds": np.float64(seconds)}
     return {"frames": _pictures(path, 0.0, None, options), "seconds": np.float64(seconds)}
 
 

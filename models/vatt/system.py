@@ -12,6 +12,7 @@ import sys
 
 from avtools import hub
 from avtools.errors import FatalError, MediaError, RowError, UsageError
+from avtools.models.parts.clips import text_of
 from avtools.models.vatt import data
 from avtools.models.vatt.config import CODEBOOK, CODEC, CODECS, CONVERTER, CONVERTER_PRESETS, ENCODERS, EVA, LANGUAGE, LANGUAGES, MAIN, PRESETS
 from avtools.models.vatt.config import Config, ConverterConfig
@@ -138,7 +139,7 @@ class _Seeing(System):
             if "features" in item:
                 made.append(torch.from_numpy(item["features"]).to(self.device))
             elif "path" in item:
-                made.append(self._streamed(data.clips._text(item["path"]), float(item["seconds"])))
+                made.append(self._streamed(text_of(item["path"]), float(item["seconds"])))
             else:
                 made += self._features([torch.from_numpy(item["frames"])])
         return made
@@ -147,7 +148,7 @@ class _Seeing(System):
         """Lists of tensors: some rows may have features, and others pictures."""
         import torch
 
-        batch = {"text": [data.clips._text(item["text"]) for item in items], "start": [float(item["start"][0]) for item in items]}
+        batch = {"text": [text_of(item["text"]) for item in items], "start": [float(item["start"][0]) for item in items]}
         for name in dict.fromkeys(name for item in items for name in item if name not in batch):
             batch[name] = [torch.from_numpy(item[name]) if name in item else None for item in items]
         return batch
@@ -373,7 +374,7 @@ class Vatt(_Seeing):
 
         config, window = self.config, data.frames_of(self.config)
         features = self._seen(items)
-        texts = [data.clips._text(item["text"]) for item in items]
+        texts = [text_of(item["text"]) for item in items]
         captions = None
         if options["captions"] or options["prompt"] == "self":
             first = torch.stack([sampling._fit(one, window) for one in features])
@@ -648,7 +649,7 @@ class VattConverter(_Seeing):
         texts = []
         for draw, key, caption, own, pictured in zip(*(batch[name] for name in ("draws", "keys", "text", "asked", "pictured")), strict=True):
             pool = prompts.PICTURE_POOL if pictured else self.pool
-            asked = data.clips._text(own.numpy()) or random.Random(draw_of(int(draw), "instruction")).choice(pool)
+            asked = text_of(own.numpy()) or random.Random(draw_of(int(draw), "instruction")).choice(pool)
             texts.append(prompts.encode(made.tokenizer, made.prompt, asked, caption, limit=config.text_limit, cut=True))
             if texts[-1].prompt >= config.text_limit and key not in self._unheard:
                 self._unheard.add(key)
