@@ -14,6 +14,7 @@ from avtools.models.javisdit.config import BUCKETS, SOUND_BUCKETS
 from avtools.training.data import Plan
 from avtools.training.draws import draw_of
 from avtools.training.table import Table
+from conftest import Program
 
 SIMPLE = {"144p": {"51": [1.0, 3], "102": [[1.0, 0.5], 2]}, "240p": {"51": [0.5, None]}}
 
@@ -252,3 +253,131 @@ def test_lengths_are_those_that_a_table_tells(cells, seconds):
 def test_no_placeholder_has_a_picture_whatever_its_row_tells():
     cells = {"height": 720, "width": 1280, "num_frames": 240, "fps": 24, "audio_path": "a.wav", "audio_length_s": 10.0}
     assert math.isnan(measures({"path": "placeholder.mp4", **cells}, False)[0]) and measures({"path": "placeholder.mp4", **cells}, True)[0] == 10.0
+
+
+def test_a_rehearsal_takes_the_most_pixels_that_rows_can_make(tmp_path):
+    """Not the largest picture, and not as few rows as the table has of them."""
+    buckets = Buckets({"144p": {"51": [1.0, 40], "102": [1.0, 4]}, "480p": {"51": [0.5, None]}}, 24.0)
+    big, small = row(0, 3.0, 480, 854), row(1, 3.0, 256, 144)
+    for rows, name, numbers in (([big, small], "480p", [0] * 5), ([small, big], "480p", [1] * 5), ([small], "144p", [0] * 40)):
+        found = buckets.largest(table(tmp_path, rows), 5)
+        assert [number for _, number, _ in found] == numbers and {(buckets[place.bucket].name, buckets[place.bucket].frames) for _, _, place in found} == {(name, 51)}
+        (place,) = {place for _, _, place in found}
+        assert place == buckets.place_of(measures(rows[numbers[0]], False)) or name == "480p"
+    found = buckets.largest(table(tmp_path, [big, small]), 1)  # 480 x 854 once is less than 144 x 256 forty times
+    assert {buckets[place.bucket].name for _, _, place in found} == {"144p"} and [number for _, number, _ in found] == [0] * 40
+    cached = {**big, "features_path": "f"}
+    ((_, number, place),) = buckets.largest(table(tmp_path, [cached, row(1, 1.0)]), 1)  # stays in the bucket that it was made for
+    assert number == 0 and place.cached and buckets[place.bucket].name == "480p"
+    with pytest.raises(UsageError, match="no row fits a bucket"):
+        buckets.largest(table(tmp_path, [row(0, 1.0)]), 1)
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+RARE = 'buckets={"12x16":{"16":[1,2]},"48x64":{"16":[1,1]}}'
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Program:
+    """Where t.jsonl is: five clips of 2 s, small pictures as the table says, and t6.jsonl: a sixth of large ones that is no video."""
+    program = Program(tmp_path_factory.mktemp("runs"))
+    program("synth", "-n", 5, "--seconds", 2, "--fps", 24, "--size", "64x48", "--objects", 1, "--no-fsync", "-q", "-j", 1, "-d", "s", "--to", "jsonl", "-o", "all.jsonl")
+    rows = [json.loads(line) for line in (program.folder / "all.jsonl").read_text().splitlines()]
+    rows = [{name: one[name] for name in ("id", "path", "audio_path", "duration", "audio_duration", "text") if name in one} | {"height": 12, "width": 16} for one in rows]
+    (program.folder / "broken.mp4").write_bytes(b"no video")
+    write(program, "t.jsonl", rows)
+    write(program, "t6.jsonl", [*rows, {**rows[0], "id": "broken", "path": "broken.mp4", "height": 48, "width": 64}])
+    return program
+
+
+def write(program, name, rows) -> None:
+    (program.folder / name).write_text("".join(json.dumps(one) + "\n" for one in rows))
+
+
+def lines(program, name) -> list[dict]:
+    return [json.loads(line) for line in (program.folder / name).read_text().splitlines()]
+
+
+def train(program, name, run, *more, status=0):
+    sets = ("prior.dim=32", "prior.heads=2", RARE, "train.batch_size=2", "train.log_every=1", "schedule=constant")
+    given = [word for one in sets for word in ("--set", one)]
+    return program("train", "javisdit-prior", name, "--preset", "tiny", *given, "-j", 1, "-d", run, *more, status=status, env={"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""})
+
+
+def test_a_bad_row_alone_in_its_bucket_does_not_end_the_run(runs):
+    done = train(runs, "t6.jsonl", "rare", "--max-steps", 8, "--checkpoint-every", 4)
+    assert [one["row"] for one in lines(runs, "rare/bad.jsonl")] == [5] and "broken.mp4" in done.stderr
+    steps = [one for one in lines(runs, "rare/log.jsonl") if "loss" in one]
+    assert len(steps) == 8 and all(math.isfinite(one["loss"]) for one in steps)
+    train(runs, "t6.jsonl", "again", "--max-steps", 4)
+    train(runs, "t6.jsonl", "again", "--max-steps", 8)  # what stands in is the same after a stop
+    assert [one["loss"] for one in lines(runs, "again/log.jsonl") if "loss" in one] == [one["loss"] for one in steps]
+
+
+def test_where_a_batch_lacks_rows_the_others_train(runs, tmp_path):
+    rows = lines(runs, "t.jsonl")
+    write(runs, "large.jsonl", [*rows[:1], {**rows[1], "path": "broken.mp4"}])
+    done = train(runs, "large.jsonl", "some", "--max-steps", 3)
+    assert [one["row"] for one in lines(runs, "some/bad.jsonl")] == [1] and done.stderr.count("another is taken") == 1
+    write(runs, "none.jsonl", [{**one, "path": "broken.mp4"} for one in rows])
+    done = train(runs, "none.jsonl", "none", "--max-steps", 3, "--max-bad", "100%", status=3)
+    assert "neither it nor 32 others in its place can be read; none/bad.jsonl says why" in done.stderr
+
+
+def test_rows_that_validation_leaves_out_are_told_and_lists_are_of_the_present_tables(runs):
+    rows = lines(runs, "t.jsonl")
+    short = {**rows[2], "duration": 1.0, "audio_duration": 1.0, "error": "", "row": 9}
+    write(runs, "v.jsonl", [rows[0], short, rows[1]])
+    write(runs, "t4.jsonl", [rows[0], short, rows[1], rows[3]])
+    done = train(runs, "t4.jsonl", "lists", "--valid", "v.jsonl", "--max-steps", 2)
+    why = "fits no bucket: 1.00 s, and the shortest is of 2.00 s"
+    assert f"1 of 4 rows are left out ({why}); lists/left-out.jsonl lists them" in done.stderr
+    assert f"1 of 3 rows of --valid are left out ({why}); lists/left-out-valid.jsonl lists them" in done.stderr
+    for name in ("left-out", "left-out-valid"):
+        assert [(one["row"], one["error"], one["id"]) for one in lines(runs, f"lists/{name}.jsonl")] == [(1, why, rows[2]["id"])]
+    write(runs, "t4.jsonl", rows[:4])
+    done = train(runs, "t4.jsonl", "lists", "--valid", "t.jsonl", "--max-steps", 3, status=2)
+    assert "table, row 2, " in done.stderr and "--valid: 3 rows -> 5 rows" in done.stderr
+    assert (runs.folder / "lists/left-out.jsonl").exists()
+    train(runs, "t4.jsonl", "lists", "--valid", "t.jsonl", "--max-steps", 3, "--allow-changes")
+    assert not list((runs.folder / "lists").glob("left-out*"))
+
+
+def test_a_run_that_is_begun_anew_lists_the_rows_that_are_bad_now(runs):
+    """No checkpoint was written before, so that the mended table is taken as it is: what was bad in the old one is no more."""
+    rows = lines(runs, "t.jsonl")
+    write(runs, "b.jsonl", [{**one, "path": "broken.mp4", "error": ""} if k < 3 else one for k, one in enumerate(rows)])
+    train(runs, "b.jsonl", "anew", "--max-steps", 3, "--max-bad", 1, status=3)
+    write(runs, "b.jsonl", [{**one, "path": "gone.mp4"} if k == 1 else one for k, one in enumerate(rows)])
+    done = train(runs, "b.jsonl", "anew", "--max-steps", 3)
+    assert done.stderr.count("another is taken") == 1
+    assert [(one["row"], one["path"]) for one in lines(runs, "anew/bad.jsonl")] == [(1, "gone.mp4")] and "gone.mp4" in lines(runs, "anew/bad.jsonl")[0]["error"]
+
+
+def test_rows_with_an_error_of_before_are_counted(runs):
+    rows = lines(runs, "t.jsonl")
+    write(runs, "e.jsonl", [*rows, {**rows[0], "error": "no such file"}])
+    assert "avtools train: 1 rows of the table hold an error, and are left out" in train(runs, "e.jsonl", "told", "--max-steps", 1).stderr
+    write(runs, "e.jsonl", [{**one, "error": "no such file"} for one in rows])
+    assert "the table has no rows but 5 with an error" in train(runs, "e.jsonl", "nothing", "--max-steps", 1, status=2).stderr
+
+
+def test_columns_of_the_table_s_own_are_no_places(runs):
+    rows = lines(runs, "t.jsonl")
+    write(runs, "p.jsonl", [{**one, "place": "kitchen", "partner": "ann"} for one in rows[:2]])
+    sets = [word for one in ("prior.dim=32", "prior.heads=2", RARE) for word in ("--set", one)]
+    runs("features", "javisdit-prior", "p.jsonl", "--preset", "tiny", *sets, "-j", 1, "-d", "f", "-o", "f.jsonl", env={"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""})
+    assert all(one["features_path"] and one["place"] == "kitchen" for one in lines(runs, "f.jsonl"))
+    train(runs, "f.jsonl", "placed", "--max-steps", 1)
+    assert not (runs.folder / "placed/bad.jsonl").exists()
+    write(runs, "p.jsonl", [{**one, "place": "kitchen", "text": "a \ud83d bell"} for one in rows[:2]])  # half a character, which JSON may spell
+    train(runs, "p.jsonl", "unplaced", "--max-steps", 1)
+    assert not (runs.folder / "unplaced/bad.jsonl").exists()
+
+
+def test_the_best_checkpoint_by_a_loss_is_the_lowest(runs):
+    """Whatever its name: only accuracies, ratios of signals and the contrast are to be high."""
+    train(runs, "t.jsonl", "best", "--valid", "t.jsonl", "--max-steps", 4, "--eval-every", 1, "--checkpoint-every", 1, "--save-best", "valid_spatial_token", "--set", "lr=0.01", "--set", "train.warmup_steps=0")
+    values = {one["step"]: one["valid_spatial_token"] for one in lines(runs, "best/log.jsonl") if "valid_spatial_token" in one}
+    assert len(set(values.values())) == 4 and json.loads((runs.folder / "best/best.json").read_text())["step"] == min(values, key=values.get)

@@ -128,6 +128,7 @@ def test_stage_1_samples_too(released, converted, tmp_path):
     assert len(made[0]) == 17 * 16000 // 24 and made[0].std() > 1e-3
 
 
+@pytest.mark.long
 def test_what_was_fetched_needs_not_be_named(released, tmp_path):
     server = FakeHub({name: small_javisdit.files_of(released / folder) for name, folder in small_javisdit.HUB.items()})
     cache = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_CACHE": str(tmp_path / "home" / "hub"), "NO_PROXY": "127.0.0.1"}
@@ -225,6 +226,7 @@ def test_features_of_each_stage(released, converted, clips, tmp_path):
 # --- what does not fit ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_systems_refuse_what_belongs_to_others(released, converted, tmp_path):
     """As processes: a line, a status, nothing written."""
     out = tmp_path / "out"
@@ -285,6 +287,12 @@ def test_the_folder_of_a_trainer(released, tmp_path, joint):
     shutil.copytree(run, tmp_path / "all" / "full")
     with pytest.raises(FatalError, match="name one of its folders that have: 240p, 240p/model, full, full/model"):
         checkpoint.read(tmp_path / "all")
+    (tmp_path / "both").mkdir()
+    for name in ("a", "b"):  # a network and its moving average, say
+        shutil.copy(source, tmp_path / "both" / f"{name}.safetensors")
+    with pytest.raises(FatalError, match=r"a\.safetensors and b\.safetensors both hold \S+, as .*; name one of the files"):
+        checkpoint.read(tmp_path / "both")
+    assert checkpoint.read(tmp_path / "both" / "b.safetensors").tensors
     (tmp_path / "none").mkdir()
     with pytest.raises(FatalError, match=r"has no \*\.safetensors, .*; give JavisDiT's stage-1 or stage-3 checkpoint"):
         checkpoint.read(tmp_path / "none")
@@ -315,6 +323,17 @@ def test_what_training_takes_is_checked_before_anything_is_made(released, tmp_pa
     ):
         with pytest.raises(kind, match=message):
             built(cls, init, weights)
+
+
+def test_a_training_that_begins_with_released_weights_in_our_form_says_so(released, capfd):
+    size = [f"size.{name}={value}" for name, value in {**small_javisdit.NET}.items()]
+    prior = {"prior": str(released / "prior")}
+    for preset, names in ((None, "size.time_positions none, here rotary; size.legacy_cross_batch_prior true, here false; padding legacy, here silence"), ("released", "")):
+        system = JavisDit(settings.resolve(JavisDit.Config, JavisDit.presets, preset, None, size))
+        with small_imagebind_sizes():
+            system.build(hub.Weights(prior), hub.Weights({"": str(released / "jav")}), torch.device("cpu"))
+        told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("avtools")]
+        assert len(told) == bool(names) and all(line.endswith(names) and str(released / "jav") in line for line in told)
 
 
 def test_a_folder_of_another_library_is_none_of_ours(released, converted, tmp_path):

@@ -16,6 +16,7 @@ from avtools import hub  # noqa: E402
 from avtools.models.javisdit.system import JavisDit, JavisPrior, JavisSound  # noqa: E402
 from avtools.training import config as settings  # noqa: E402
 
+pytestmark = pytest.mark.long  # each a process, or several
 NET = ("size.dim=32", "size.depth=1", "size.heads=2")
 PRIOR = ("prior.dim=32", "prior.heads=2")
 STAGES = {"javisdit-audio": (JavisSound, NET), "javisdit-prior": (JavisPrior, PRIOR), "javisdit": (JavisDit, NET)}

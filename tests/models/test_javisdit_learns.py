@@ -31,6 +31,7 @@ def forms(monkeypatch):
 # --- what compares them ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_sound_and_picture_are_judged_against_own_and_others(forms, tmp_path):
     rows = forms.clips(tmp_path, 8)
     judge, system = forms.Judge(rows), forms.joint(forms.prior(tmp_path / "prior", rows[:4], 1), *SMALL)

@@ -244,6 +244,7 @@ def test_checkpointing_changes_nothing_and_every_trained_part_gets_gradients(joi
         assert torch.equal(one, two)
 
 
+@pytest.mark.long
 def test_checkpointing_keeps_less(plain):
     inputs = batch(rows=16, columns=20, sounds=32)
 

@@ -224,6 +224,7 @@ def test_onsets_train_what_tells_them(rows, tmp_path):
         batch_of(prior("negatives=2"), [{**rows[0], "features_path": path}])
 
 
+@pytest.mark.long
 def test_the_temporal_tokens_learn_where_sounds_begin():
     """Of captions that say it."""
     from avtools.models.javisdit import prior as priors
@@ -382,6 +383,7 @@ def test_rows_are_named_as_far_as_they_can_be():
     assert told.lines() == ["rows with spots: 4 (a, a row without a key, c, ...)"] and why({"text": "b"}, {NOTES: {"spots": "two"}}) == ["a row without a key: one with spots (two)"]
 
 
+@pytest.mark.long
 def test_a_training_run_counts_them_and_lists_them_once(captions):
     folder = captions.folder
     line = ["train", "javisdit-audio", "t3.jsonl", "--preset", "tiny", *sets(*NET, "train.batch_size=2", "previews=0", "log_every=1", "schedule=constant"), "-j", 1, "-d", "run", "--checkpoint-every", 2, "--valid", "t3.jsonl"]
@@ -395,6 +397,7 @@ def test_a_training_run_counts_them_and_lists_them_once(captions):
     assert f"rows with {CUT}: 2; run/notes.jsonl" in again.stderr and "is one with" not in again.stderr and lines(folder / "run/notes.jsonl") == told
 
 
+@pytest.mark.long
 def test_a_run_with_pools_and_onsets(captions):
     folder = captions.folder
     shutil.copytree(folder / "objects", folder / "damaged")
@@ -407,6 +410,7 @@ def test_a_run_with_pools_and_onsets(captions):
     assert all("_mask_" in one["detail"] for one in lines(folder / "prior/notes.jsonl"))
 
 
+@pytest.mark.long
 def test_features_and_samples_count_them_too(captions):
     folder = captions.folder
     for again in ("0 reused", "5 reused"):  # those that are there count too

@@ -153,6 +153,7 @@ def test_an_onset_anywhere_in_its_share_is_a_tokens():
     assert torch.allclose(prior_losses.onset_loss(certain, onsets), torch.tensor([12.5]))
 
 
+@pytest.mark.long
 def test_the_prior_learns_which_clip_a_caption_means():
     """Four captions, each of one picture and one sound; a negative has those of another."""
     draw = torch.Generator().manual_seed(0)

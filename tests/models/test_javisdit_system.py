@@ -268,6 +268,51 @@ def test_a_second_pass_makes_one_stream_anew_for_the_other(task, clips, weights,
         sampler(weights, "second_pass=both")
 
 
+@pytest.mark.parametrize(
+    "sets, size",
+    [
+        ((), (24, 32)),
+        (("sampling.resolution=32x16",), (32, 16)),  # its own aspect
+        (("sampling.resolution=32x32", "aspect=0.25"), (16, 56)),  # the nearest, 3:8
+        (("sampling.resolution=144p",), (144, 256)),
+        (("sampling.resolution=512", "aspect=1"), (512, 512)),  # a name, though a number
+    ],
+)
+def test_how_large_samples_are(sets, size, weights):
+    options = JavisDit.from_weights(weights, None, sets).sample_options(GIVEN)
+    assert options["size"] == size
+
+
+def test_an_image_is_upright_and_on_white(tmp_path, weights):
+    """As its EXIF says, where it is transparent, in 16 bits."""
+    from PIL import Image
+
+    picture = np.zeros((48, 64, 3), np.uint8)
+    picture[:24, :, 0] = picture[24:, :, 2] = 255  # red above blue
+    turned = Image.Exif()
+    turned[274] = 3
+    Image.fromarray(picture[::-1, ::-1].copy()).save(tmp_path / "turned.jpg", exif=turned, quality=95)
+    Image.fromarray(np.dstack([picture, np.repeat(np.array([0, 255], np.uint8), 24)[:, None].repeat(64, 1)])).save(tmp_path / "clear.png")
+    Image.fromarray(np.repeat(np.array([40000, 10000], np.uint16), 24)[:, None].repeat(64, 1)).save(tmp_path / "gray.png")
+    options = sampler(weights, "task=i2av").sample_options(GIVEN)
+    for name, above, below in (("turned.jpg", (254, 0, 0), (0, 0, 254)), ("clear.png", (255, 255, 255), (0, 0, 255)), ("gray.png", (156,) * 3, (39,) * 3)):
+        found = data.condition({"id": "x", "text": "a bell", "image_path": str(tmp_path / name)}, options)["pictures"]
+        assert found.shape == (1, 3, 24, 32) and found.dtype == np.uint8
+        np.testing.assert_allclose(found[0, :, 2, 5], above, atol=3)
+        np.testing.assert_allclose(found[0, :, -3, 5], below, atol=3)
+
+
+def test_what_a_run_of_before_does_not_say_is_as_it_was(weights, tmp_path):
+    """Runs have no setting that came later, and hold all that differs from XL/2 in one object."""
+    shutil.copytree(weights.sources[""], tmp_path / "old")
+    path = tmp_path / "old" / "config.json"
+    facts = json.loads(path.read_text())
+    del facts["config"]["shift"], facts["config"]["sampling"]["second_pass"], facts["config"]["sampling"]["aspect"], facts["config"]["size"]["time_positions"]
+    path.write_text(json.dumps(facts))
+    config = JavisDit.from_weights(hub.Weights({**weights.sources, "": str(tmp_path / "old")})).config
+    assert config.shift is None and config.sampling.second_pass == "none" and loading.size_of(config, True).time_positions == "none"
+
+
 def test_sound_alone(clips, weights):
     system = sampler(beside(weights, "audio"), cls=JavisSound)
     whole = made_of(system, clips[:2])
@@ -281,6 +326,71 @@ def test_a_sample_does_not_see_the_priors_of_others_unless_asked(clips, weights)
     np.testing.assert_allclose(one["frames"].astype(float), both["frames"], atol=2)  # of its own null pass alone
     ours = made_of(sampler(weights, "guidance=3"), clips[:1])[0]
     assert not np.array_equal(one["frames"], ours["frames"])
+
+
+# --- settings -------------------------------------------------------------------------------------------------------
+
+
+def test_all_of_a_shape_can_be_set_by_name():
+    """Also what a configuration does not hold, being as usual."""
+    for cls, setting, field in ((JavisDit, "size.dim=64", "size"), (JavisSound, "size.depth=2", "size"), (JavisPrior, "prior.heads=2", "prior"), (JavisPrior, "weights.kl=0", "weights")):
+        config = settings.resolve(cls.Config, cls.presets, None, None, [setting])
+        inner, value = setting.split(".")[1].split("=")
+        assert getattr(config, field)[inner] == int(value)
+    assert settings.resolve(JavisDit.Config, JavisDit.presets, "tiny", None, ["masks.random=0.2"]).masks["random"] == 0.2
+    for setting in ("size.dims=64", "size.joint=true", "size.chunk=[1,1]"):
+        with pytest.raises(UsageError, match=r"size has no '\w+' \(it has: time_positions, .*dim, depth"):
+            settings.resolve(JavisDit.Config, JavisDit.presets, None, None, [setting])
+
+
+def test_weights_of_another_form_are_told_once(weights, capsys, monkeypatch):
+    """What tensors' names and shapes do not tell."""
+
+    def told(cls, *sets, **more) -> str:
+        make(cls, *sets, **more)
+        return capsys.readouterr().err
+
+    own = {"weights": prior_of(weights), "init": weights_main(weights)}
+    assert told(JavisDit, **own) == told(JavisSound, init=beside(weights, "audio")) == told(JavisPrior, init=hub.Weights({"": weights.sources["prior"]})) == ""
+    sets = ("size.time_positions=none", "size.legacy_cross_batch_prior=true", "padding=legacy")
+    (line,) = told(JavisDit, *sets, **own).splitlines()
+    assert line.startswith(f"avtools: {weights.sources['']}: was made with other settings")
+    assert line.endswith(": size.time_positions rotary, here none; size.legacy_cross_batch_prior false, here true; padding silence, here legacy")
+    first = {**own, "init": beside(weights, "audio")}  # which has nothing between streams
+    assert told(JavisDit, *sets, **first).endswith("to unlearn: padding silence, here legacy\n")
+    assert told(JavisSound, "level=false", init=beside(weights, "audio")).endswith(": level true, here false\n")
+    assert told(JavisPrior, "prior.heads=4", init=hub.Weights({"": weights.sources["prior"]})).endswith(": prior.heads 2, here 4\n")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert told(JavisDit, *sets, **own) == ""
+
+
+@pytest.mark.parametrize(
+    "sets, message",
+    [
+        (("task=continue", "overlap=NaN"), "sampling.overlap nan"),
+        (("overlap=-1",), "sampling.overlap -1"),
+        (("overlap=1e308",), "sampling.overlap 1e"),
+        (("aspect=Infinity",), "sampling.aspect inf"),
+        (("aspect=NaN",), "sampling.aspect nan"),
+        (("fps=1e-9",), "0.1 to 1000 pictures a second"),
+        (("multiple=6",), "give a multiple of 4"),
+    ],
+)
+def test_samples_that_cannot_be(sets, message, weights):
+    with pytest.raises(UsageError, match=message):
+        JavisDit.from_weights(weights, None, sets).sample_options(GIVEN)
+
+
+def test_pictures_smaller_than_a_latent_are_refused():
+    config = settings.resolve(JavisDit.Config, JavisDit.presets, "xl", None, ["sampling.resolution=4x4"])
+    with pytest.raises(UsageError, match="pictures of 4x4, and a latent is of 8 x 8 pixels"):
+        JavisDit(config).sample_options(GIVEN)
+
+
+def test_a_prior_that_reads_other_captions(weights):
+    with pytest.raises(UsageError, match="reads captions 48 wide, and prior_text is words, prior_words 32"):
+        make(JavisDit, "prior_words=32", weights=prior_of(weights))
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------
@@ -363,6 +473,7 @@ def stages(clips, tmp_path_factory):
     return folder, calls
 
 
+@pytest.mark.long
 def test_the_stages_train_one_after_another_and_sample(stages, tmp_path):
     folder, calls = stages
     for name in calls:
