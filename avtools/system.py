@@ -119,6 +119,10 @@ class System:
         """All batches of a validation, entries as of :meth:`batch_sampler`; None: the rows in their order, `size` at a time."""
         return None
 
+    def largest_batch(self, rows, size: int) -> list[tuple] | None:
+        """The batch of :meth:`batch_sampler` that takes most memory, for a rehearsal; None: that of the longest clips."""
+        return None
+
     def trainable_state(self) -> dict | None:
         """What a checkpoint holds of :attr:`trainable` (adapters only, say); None for all of it."""
         return None

@@ -132,6 +132,7 @@ def test_the_javisdit_workflow_plans_every_stage():
     stages = ("avtools synth -n 24", "scan audio", "scan video", "separate --method hpss", "masklets --mask-column", "torchrun --nproc-per-node 2 -m avtools train javisdit-audio")
     order = [small.index(one) for one in ("train javisdit-audio ", "train javisdit-prior ", "train javisdit ", "sample javisdit ", "score av-align")]
     assert order == sorted(order) and " gen-unpaired" not in small and small.count("--max-steps 3") == 3 and small.count("dropout=0") == 1
+    assert small.count("-le 2 || echo --valid") == 3  # as many rows to validate on as there are ranks, else none
     for stage in (*stages, '--weights "prior=/nowhere/train2" --init "/nowhere/train1"', 'sample javisdit /nowhere/split3/test.csv --weights "/nowhere/train3" --weights "prior=/nowhere/train2"'):
         assert stage in small
     whole = plan("CLIPS=c", "CAPTIONS=release_captions.txt", "STREAM=stdit", "VIDEO=v", "SOUND=s", "WORDS=t5", "IMAGEBIND=i", "OBJECTS=t.csv", "AUDIOSEP=a.ckpt")

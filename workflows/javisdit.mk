@@ -146,7 +146,7 @@ $(OUT)/split3/test.csv: $(OUT)/split3/train.csv ;
 part  = $(if $(2),--weights "$(1)=$(2)")
 words = $(call part,words,$(WORDS))
 pairs = $(call part,video,$(VIDEO)) $(call part,sound,$(SOUND)) $(call part,imagebind,$(IMAGEBIND))
-valid = $$(test $$(wc -l < "$(<D)/valid.csv") -lt 2 || echo --valid "$(<D)/valid.csv")
+valid = $$(test $$(wc -l < "$(<D)/valid.csv") -le $(NPROC) || echo --valid "$(<D)/valid.csv")
 pools = $$(for pool in stems masklets; do test ! -s "$(OUT)/$$pool/pool_list.txt" || echo --set "$$pool=$(OUT)/$$pool"; done)
 first = $(or $(WEIGHTS1),$(OUT)/train1)
 prior = $(call part,prior,$(or $(WEIGHTS2),$(if $(WEIGHTS3),,$(OUT)/train2)))

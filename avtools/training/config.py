@@ -75,10 +75,10 @@ def set_all(config, sets: Iterable[str]) -> None:
         if not equals:
             raise UsageError(f"--set {text}: write KEY=VALUE")
         try:
-            value = json.loads(value)
+            read = json.loads(value)
         except ValueError:
-            pass  # text without quotes
-        set_one(config, name, value, f"--set {text}")
+            read = value  # text without quotes
+        set_one(config, name, read, f"--set {text}", value)
 
 
 def option(name: str, system, field: str, value: Any, read=None) -> list[str]:
@@ -124,24 +124,27 @@ def merge(config, values: Any, where: str) -> None:
             _put(config, name, value, where)
 
 
-def set_one(config, key: str, value: Any, where: str) -> None:
-    """Set the field `key` of a nested dataclass (see :func:`resolve`)."""
+def set_one(config, key: str, value: Any, where: str, text: str | None = None) -> None:
+    """Set the field `key` of a nested dataclass (see :func:`resolve`); `text`: what a number was written as, for fields that take text."""
     names = dict(_fields(config))
     found = [name for name in names if name == key] or [name for name in names if name.endswith("." + key)]
     if not found:  # a key inside a field that holds a dict: unet.layers_per_block
         parent, _, last = key.rpartition(".")
         holder = [name for name in names if name == parent or name.endswith("." + parent)] if parent else []
         if len(holder) == 1 and isinstance(getattr(names[holder[0]], holder[0].rpartition(".")[2]), dict):
-            inner = getattr(names[holder[0]], holder[0].rpartition(".")[2])
+            parent = holder[0].rpartition(".")[2]
+            inner = getattr(names[holder[0]], parent)
             if last not in inner:
-                raise UsageError(f"{where}: {holder[0]} has no '{last}' (it has: {', '.join(inner)})")
+                known = dict.fromkeys([*inner, *getattr(names[holder[0]], "names_in", lambda field: ())(parent)])  # also what it holds only where it is not as usual
+                if last not in known:
+                    raise UsageError(f"{where}: {holder[0]} has no '{last}' (it has: {', '.join(known)})")
             inner[last] = value
             return
         near = difflib.get_close_matches(key, [*names, *(name.rpartition(".")[2] for name in names)], 1)
         raise UsageError(f"{where}: no such setting" + (f"; did you mean '{near[0]}'?" if near else f" (there is: {', '.join(names)})"))
     if len(found) > 1:
         raise UsageError(f"{where}: which one, {' or '.join(found)}?")
-    _put(names[found[0]], found[0].rpartition(".")[2], value, where)
+    _put(names[found[0]], found[0].rpartition(".")[2], value, where, text)
 
 
 def _fields(config, prefix: str = ""):
@@ -154,11 +157,13 @@ def _fields(config, prefix: str = ""):
             yield f"{prefix}{field.name}", config
 
 
-def _put(config, name: str, value: Any, where: str) -> None:
+def _put(config, name: str, value: Any, where: str, text: str | None = None) -> None:
     wanted = typing.get_type_hints(type(config))[name]
     kinds = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
     if float in kinds and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
+    if str in kinds and type(value) in (int, float) and not isinstance(value, kinds) and text is not None:
+        value = text  # sampling.resolution=512
     if isinstance(value, bool) and bool not in kinds or not isinstance(value, kinds):
         told = " or ".join("null" if kind is types.NoneType else {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false", "list": "a list", "dict": "an object"}[kind.__name__] for kind in kinds)
         raise UsageError(f"{where}: {name} takes {told}")

@@ -29,6 +29,7 @@ from avtools.training.draws import draw_of
 from avtools.training.table import Table
 
 ATTEMPTS = 32  # rows tried in the place of an unreadable one
+ELSEWHERE = 8  # batches tried in the place of one of which no row can be read
 SECONDS_PER_ITEM = 300
 
 
@@ -103,7 +104,7 @@ class Bad:
         if number in self.listed:
             return False
         self.listed.add(number)
-        line = json.dumps({"row": number, "error": reason, **{k: v for k, v in row.items() if k != "row"}}) + "\n"
+        line = json.dumps({"row": number, "error": reason, **{k: v for k, v in row.items() if k not in ("row", "error")}}) + "\n"
         try:
             descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
             try:
@@ -212,7 +213,7 @@ class Loader:
                     self._put(batches, None)
                     return
                 begun = ahead.popleft()
-                items = [self._end(*one) for one in begun]
+                items = self._whole(begun)
                 if not self._stop.is_set():
                     self._put(batches, self._batch(items))
         except BaseException as error:  # raised again in the training thread
@@ -246,7 +247,22 @@ class Loader:
     def _schedule(self, row: dict, draw: int):
         return self._pool.schedule(load_item, (self.function, row, draw, self.options, self.folder), timeout=self.timeout)
 
-    def _end(self, epoch, number, place, attempt, row, draw, key, future) -> tuple[dict, int, str, int]:
+    def _whole(self, begun: list[tuple]) -> list[tuple]:
+        """The items of a batch: as many as can be read; where none can (a bucket may have one row), those of another, drawn batch."""
+        (epoch, number), attempts = begun[0][:2], 0
+        while not (items := [item for one in begun if (item := self._end(*one)) is not None]):
+            if attempts == ELSEWHERE:
+                raise FatalError(f"row {number + 1}: {self._lost()}")
+            seed, attempts = draw_of(self.seed, self.purpose, epoch, number, "elsewhere", attempts), attempts + 1
+            other = next(self.system.batch_sampler(self.table, seed, self.system.config.train.batch_size))
+            begun = [self._begin(epoch, *one) for _, *one in other]
+        return items
+
+    def _lost(self) -> str:
+        return f"neither it nor {ATTEMPTS} others in its place can be read; {self.bad.path} says why"
+
+    def _end(self, epoch, number, place, attempt, row, draw, key, future) -> tuple[dict, int, str, int] | None:
+        """The item, or that of a row in its place; None where none that may stand there can be read."""
         first, again = number, False
         while True:
             if future is None:
@@ -282,7 +298,9 @@ class Loader:
                 raise FatalError(f"{len(self.bad.numbers)} rows cannot be read, more than --max-bad allows; {self.bad.path} lists them")
             attempt, again = attempt + 1, False
             if attempt > ATTEMPTS:
-                raise FatalError(f"row {first + 1}: neither it nor {ATTEMPTS} others in its place can be read; {self.bad.path} says why")
+                if place is not None:
+                    return None
+                raise FatalError(f"row {first + 1}: {self._lost()}")
             number = draw_of(self.seed, self.purpose, epoch, first, "instead", attempt)
             number = number % len(self.table) if place is None else self.system.substitute(self.table, number, place)
             epoch, number, place, attempt, row, draw, key, future = self._begin(epoch, number, place, attempt)

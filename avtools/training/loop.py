@@ -31,6 +31,7 @@ from avtools.training.ranks import Ranks
 from avtools.training.table import Table
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+HIGHER = ("acc", "sdr", "contrast")  # parts of the names of validation values that are to be high; all others are losses and errors
 
 
 @dataclasses.dataclass
@@ -405,7 +406,7 @@ class Trainer:
         if valid is not None and self.system.valid_batches(valid, train.batch_size) == []:
             raise UsageError(f"--valid: none of its rows can be validated on ({next((why for _, why in self.system.left_out(valid)), 'they are left out')})")
         try:
-            self._leave_out()
+            self._leave_out(valid)
             loader.start(Plan(self.system, self.table, train.batch_size, train.seed, ranks.rank, ranks.size, state.samples, state.batches))
             if valid is not None:
                 bad = Bad(os.path.join(self.run, "bad-valid.jsonl"), len(valid))
@@ -448,16 +449,20 @@ class Trainer:
             for what, count in notes.counts().items():
                 self.log.say(f"rows with {what}: {count}; {notes.path} lists them")
 
-    def _leave_out(self) -> None:
-        """Count and list the rows that no batch can have."""
+    def _leave_out(self, valid: Table | None) -> None:
+        """Count and list the rows that no batch can have: of these tables and settings, which may be others than those of the last start."""
 
         def listed() -> None:
-            found, path = list(self.system.left_out(self.table)), os.path.join(self.run, "left-out.jsonl")
-            lost = Bad(path, math.inf)
-            for number, reason in found:
-                lost.add(number, self.table[number], reason)
-            if found:
-                self.log.say(f"{len(found)} of {len(self.table)} rows are left out ({found[0][1]}{', ...' if len({why for _, why in found}) > 1 else ''}); {path} lists them")
+            for table, name, of in ((self.table, "left-out.jsonl", ""), (valid, "left-out-valid.jsonl", " of --valid")):
+                found, path = list(self.system.left_out(table)) if table is not None else [], os.path.join(self.run, name)
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+                lost = Bad(path, math.inf)
+                for number, reason in found:
+                    lost.add(number, table[number], reason)
+                if found:
+                    more = ", ..." if len({why for _, why in found}) > 1 else ""
+                    self.log.say(f"{len(found)} of {len(table)} rows{of} are left out ({found[0][1]}{more}); {path} lists them")
 
         self.ranks.first(listed)
 
@@ -489,7 +494,7 @@ class Trainer:
         best = self.ranks.share(checkpoint.best_of(self.run))  # a slow disk must not let ranks disagree
         if best.get("metric") != name:
             best = {}  # of another measure
-        lower = any(word in name for word in ("loss", "error", "mse", "mae"))
+        lower = not any(word in name for word in HIGHER)
         if math.isfinite(values[name]) and (not best or (values[name] < best["value"]) == lower and values[name] != best["value"]):
             self.save()
             found = {"step": state.step, "metric": name, "value": values[name]}

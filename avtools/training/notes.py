@@ -23,12 +23,14 @@ class Notes:
         self.path, self.ranks, self.say = path, ranks, say
         self.known: set[tuple[int, str]] = set()  # (row number, what): in the file
         self.new: dict[tuple[int, str], str] = {}  # -> detail
+        self.said: set[str] = set()  # kinds
         try:
             with open(path, encoding="utf-8", errors="surrogateescape") as file:
                 for line in file:
                     try:
                         one = json.loads(line)
                         self.known.add((int(one["row"]), str(one["note"])))
+                        self.said.add(str(one["note"]))
                     except (ValueError, KeyError, TypeError):
                         pass  # a line that a killed run left half written
         except FileNotFoundError:
@@ -42,7 +44,8 @@ class Notes:
             one = batch["numbers"][place], what
             if one in self.known or one in self.new:
                 continue
-            if not any(what == other for _, other in (*self.known, *self.new)):
+            if what not in self.said:
+                self.said.add(what)
                 self.say(f"row {one[0] + 1} ({batch['keys'][place]}) is one with {what} ({detail}); {self.path} is to list all")
             self.new[one] = detail
 
@@ -54,6 +57,7 @@ class Notes:
             dist.all_gather_object(everyone, self.new)
         found = {one: detail for some in everyone for one, detail in some.items() if one not in self.known}
         self.known |= set(found)
+        self.said |= {what for _, what in found}
         self.new = {}
         self.ranks.first(lambda: found and self._write(table, sorted(found.items())))
 

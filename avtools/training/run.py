@@ -3,7 +3,9 @@
 RUN/config.json   the system, its resolved configuration, the weights that it was begun with
 RUN/table.jsonl   the rows, as they were when the run began (valid.jsonl: those of --valid)
 RUN/checkpoints/  see :mod:`avtools.training.checkpoint`; best.json names the best one
-RUN/log.jsonl     what standard output shows; RUN/bad.jsonl: rows that could not be read; RUN/notes.jsonl: what else there is to tell of rows
+RUN/log.jsonl     what standard output shows
+RUN/bad.jsonl     rows that could not be read; RUN/left-out.jsonl: rows that fit no batch; RUN/notes.jsonl: what else there is to tell of rows
+                  (bad-valid.jsonl, left-out-valid.jsonl, notes-valid.jsonl: those of --valid)
 RUN/samples/      what the model makes of the first validation rows
 RUN/requeue       there when a signal ended the run before its last step
 """
@@ -14,6 +16,7 @@ import fcntl
 import json
 import os
 import shutil
+import sys
 import time
 
 import torch
@@ -30,6 +33,8 @@ from avtools.training.logs import Log
 from avtools.training.loop import Trainer
 from avtools.training.ranks import Ranks
 
+#: Tables -> what lists rows of them by their numbers.
+LISTS = {"table.jsonl": ("bad.jsonl", "notes.jsonl"), "valid.jsonl": ("bad-valid.jsonl", "notes-valid.jsonl")}
 #: Settings that change when things happen, not what is computed: free to change when a run goes on.
 FREE = ("eval_every", "checkpoint_every", "milestones", "keep", "save_best", "log_every", "previews", "cache_gb", "max_nan")
 
@@ -135,7 +140,7 @@ def _open(system: System, request: Request, ranks: Ranks) -> tuple[table.Table, 
     def decide():
         run = request.run
         known = _read_json(os.path.join(run, "config.json"))
-        changes: list[str] = []
+        begun, changes, stale = known is not None and bool(checkpoint.steps(run)), [], []
         now = {**facts_of(system), "weights": {part: _identity_of(source) for part, source in sorted(request.weights.sources.items())}, "key": request.key}
         if known is not None:
             if known.get("system") != system.name:
@@ -143,7 +148,9 @@ def _open(system: System, request: Request, ranks: Ranks) -> tuple[table.Table, 
             was = {name: known.get(name) for name in ("config", "weights", "key")}
             changes += config.differences(_rid_of_free(was, system), _rid_of_free({name: now[name] for name in was}, system))
         for name, source in (("table.jsonl", request.source), ("valid.jsonl", request.valid)):
-            changes += _snapshot(run, name, source, request.key, begun=known is not None and bool(checkpoint.steps(run)))
+            found = _snapshot(run, name, source, request.key, begun)
+            changes += found if begun else []
+            stale += LISTS[name] if found else []
         if changes and not request.allow_changes and checkpoint.steps(run):
             for name in ("table.jsonl", "valid.jsonl"):
                 with contextlib.suppress(FileNotFoundError):
@@ -152,10 +159,9 @@ def _open(system: System, request: Request, ranks: Ranks) -> tuple[table.Table, 
             lost = [f"--weights {f'{part}=' if part else 'SOURCE'}" for part in known.get("weights") or {} if part not in now["weights"]]
             again = f"give {' and '.join(lost)} again; " if lost else ""
             raise UsageError(f"{run}: was begun otherwise: {shown}. {again}--allow-changes goes on with the new; another -d RUN begins anew")
-        if any(change.startswith("table") for change in changes):
-            for name in ("bad.jsonl", "notes.jsonl"):  # their numbers are those of other rows
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(os.path.join(run, name))
+        for name in stale:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(run, name))
         for name in ("table.jsonl", "valid.jsonl"):
             with contextlib.suppress(FileNotFoundError):
                 os.replace(os.path.join(run, name + ".new"), os.path.join(run, name))
@@ -173,18 +179,19 @@ def _open(system: System, request: Request, ranks: Ranks) -> tuple[table.Table, 
 
 
 def _snapshot(run: str, name: str, source, key: str | None, begun: bool) -> list[str]:
-    """Write the rows beside RUN's own as NAME.new; what differs from them, where the run has begun."""
+    """Write the rows beside RUN's own as NAME.new; what differs from them."""
     if source is None:
         return []
     path = os.path.join(run, name)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path + ".new")
-    table.write(path + ".new", source, key, "--valid" if name == "valid.jsonl" else "the table")
-    if not begun:
-        return []
+    what = "--valid" if name == "valid.jsonl" else "the table"
+    if failed := table.write(path + ".new", source, key, what):
+        print(f"avtools train: {failed} rows of {what} hold an error, and are left out", file=sys.stderr, flush=True)
     if not os.path.exists(path):
-        return [f"{name}: none -> given"]
-    return table.difference(table.Table(path, key), table.Table(path + ".new", key))
+        return [f"{name}: none -> given"] if begun else []
+    lines = table.difference(table.Table(path, key), table.Table(path + ".new", key))
+    return [line.replace("table", "--valid", 1) for line in lines] if name == "valid.jsonl" else lines
 
 
 def _rid_of_free(facts: dict, system: System) -> dict:
@@ -238,8 +245,8 @@ def _rehearse(system: System, request: Request, ranks: Ranks, log: Log, rows: ta
                 torch.cuda.synchronize()
             return time.perf_counter() - begun
 
-        own = system.valid_batches(rows, system.config.train.batch_size)  # of buckets the first is the largest
-        entries = own[0] if own else [(0, number) for number in longest(rows, system.config.train.batch_size)]
+        size = system.config.train.batch_size
+        entries = system.largest_batch(rows, size) or [(0, number) for number in longest(rows, size)]
         numbers = [entry[1] for entry in entries]
         trainer = made()
         report["parameters"] = sum(p.numel() for p in system.trainable.parameters() if p.requires_grad)

@@ -52,15 +52,16 @@ class Table:
 
 
 def write(path: str, source, key: str | None, what: str = "the table") -> int:
-    """Write the rows of `source` (Records) to the new file `path`; how many.  Every row needs a key; `what` is what has none, if so.
+    """Write the rows of `source` (Records) to the new file `path`.  Every row needs a key; `what` is what has none, if so.
 
-    Rows with an `error` are left out: they are not to be trained on.
+    Rows with an `error` are left out: they are not to be trained on.  How many these are.
     """
-    count = 0
+    count = failed = 0
     try:
         with open(path, "x", encoding="utf-8", errors="surrogateescape") as file:
             for row, origin in source:
                 if row.get("error"):
+                    failed += 1
                     continue
                 try:
                     rows.key_of(row, key)
@@ -73,8 +74,8 @@ def write(path: str, source, key: str | None, what: str = "the table") -> int:
     except OSError as error:
         raise output_failure(error, path) from None
     if count == 0:
-        raise UsageError(f"{what} has no rows")
-    return count
+        raise UsageError(f"{what} has no rows" + (f" but {failed} with an error" if failed else ""))
+    return failed
 
 
 def difference(was: "Table", now: "Table") -> list[str]:

@@ -199,8 +199,7 @@ class Buckets:
     def batches(self, rows, seed: int, size: int) -> Iterator[list[tuple[int, int, Place]]]:
         """Batches without end: rows in the shuffled order of each epoch go to their buckets, and a full one is a batch."""
         facts = self.facts(rows)
-        if not self.fits(facts).any():
-            raise UsageError(f"no row fits a bucket (row 1: {self.why(*facts[0][:2])}); change buckets, or the table")
+        self._check(facts)
         order, waiting = Shuffled(len(facts), seed), collections.defaultdict(list)
         for epoch in itertools.count():
             places = self.places(facts, seed, epoch)
@@ -232,6 +231,24 @@ class Buckets:
             if len(those):
                 return int(those[np.searchsorted(those, drawn % len(facts)) % len(those)])
         return drawn % len(facts)
+
+    def largest(self, rows, size: int) -> list[tuple[int, int, Place]]:
+        """The batch with the most pixels (of sound alone: seconds) that rows of this table can make, full, of the first rows that fit there."""
+        facts = self.facts(rows)
+        self._check(facts)
+        places, fits = self.places(facts), self.fits(facts)
+        cached = (facts[:, 2] > 0) & fits.any(1)
+        fits[cached] = np.arange(len(self.all)) == places[cached, :1]  # see places
+        counts = [one.batch or size for one in self.all]
+        costs = np.array([(1 if self.heard else one.pixels) * one.frames * count for one, count in zip(self.all, counts, strict=True)], np.float64)
+        bucket = int(np.where(fits.any(0), costs, -1).argmax())
+        first = places[fits[:, bucket].argmax(), 1:]
+        alike = np.flatnonzero(fits[:, bucket] & (places[:, 1:] == first).all(1))
+        return [(0, int(alike[k % len(alike)]), Place(bucket, int(first[0]), bool(first[1]))) for k in range(counts[bucket])]
+
+    def _check(self, facts: np.ndarray) -> None:
+        if not self.fits(facts).any():
+            raise UsageError(f"no row fits a bucket (row 1: {self.why(*facts[0][:2])}); change buckets, or the table")
 
     def valid(self, rows, size: int) -> list[list[tuple[int, int, Place]]]:
         """The batches of a validation: each row in the first bucket that it fits."""

@@ -133,9 +133,12 @@ def _begin(net: VastDit, tensors: Mapping[str, torch.Tensor], new: tuple[str, ..
 
 def tensors_of(path) -> dict[str, torch.Tensor]:
     """The tensors of a file, or of all files of a folder, without what precedes `x_embedder.` in their names."""
-    tensors = {}
+    tensors, files = {}, {}
     for piece in pieces(path, ASK):
-        tensors |= hub.tensors(piece, "")
+        for name, tensor in hub.tensors(piece, "").items():
+            if name in tensors:
+                raise FatalError(f"{path}: {files[name].name} and {piece.name} both hold {name}, as different states of a network do; name one of the files")
+            tensors[name], files[name] = tensor, piece
     first = "x_embedder.proj.weight"
     before = [name[: -len(first)] for name in tensors if name == first or name.endswith(f".{first}")]
     if not before:

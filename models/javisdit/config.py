@@ -38,6 +38,10 @@ MASKS = {  # published, of the third stage; the rest of 1 is `identity`
 }
 
 
+def _names(cls: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(cls)]
+
+
 @dataclasses.dataclass
 class Encoders:
     """The frozen networks around, and the clips that they see."""
@@ -58,8 +62,8 @@ class Encoders:
 class Drawn:
     """How a clip is sampled."""
 
-    resolution: str = "240p"  # one of the buckets', or HEIGHTxWIDTH of which the aspect is nearest
-    aspect: float = 0.5625  # height by width
+    resolution: str = "240p"  # one of the buckets', or HEIGHTxWIDTH
+    aspect: float | None = None  # height by width, of buckets' the nearest; null: of HEIGHTxWIDTH its own, else 9:16
     frames: int = 102  # pictures
     task: str = "t2av"  # t2av | v2a | a2v | i2av | ia2v | continue: what is given of the row's clip
     overlap: float = 0.5  # with continue: seconds of the clip's end that the sample begins with
@@ -81,6 +85,12 @@ class Flow:
     times: str = "logit-normal"  # logit-normal | uniform, then shifted towards noise
     shift: float | None = None  # by so much, in sampling too; null: by the size and the length (more for larger and longer clips)
     legacy_loss: bool = False  # a stream that is given as a whole logs a loss of 1
+
+    def names_in(self, field: str) -> list[str]:
+        """What else the object `field` of a configuration may hold (`--set size.dim=...`)."""
+        from avtools.models.javisdit.model import Size
+
+        return {"size": [name for name in _names(Size) if name not in ("joint", "chunk", "sound_step")], "masks": list(MASKS)}.get(field, [])  # those are the stage's, the codecs'
 
 
 @dataclasses.dataclass
@@ -116,6 +126,12 @@ class PriorConfig(Encoders):
         )
     )
 
+    def names_in(self, field: str) -> list[str]:
+        """As :meth:`Flow.names_in`."""
+        from avtools.models.javisdit import prior, prior_losses
+
+        return {"prior": _names(prior.Size), "weights": _names(prior_losses.Weights)}.get(field, [])
+
 
 @dataclasses.dataclass
 class Config(Encoders, Flow):
@@ -146,7 +162,7 @@ _TINY_FLOW = {"size": _TINY_SIZE, "times": "uniform", "shift": 20.0, "all_parame
 _TINY_STEPS = {"batch_size": 16, "lr": 5e-3, "betas": [0.9, 0.98], "schedule": "cosine"}
 _TINY_BUCKETS = {"24x32": {"16": [1.0, None]}}
 _TINY_TRAIN = {"precision": "fp32", "seed": 0, "gradient_checkpointing": False, "warmup_steps": 20, "epochs": None, "previews": 1, "cache_gb": 1.0, "eps": 1e-8}
-_TINY_DRAWN = {"resolution": "24x32", "aspect": 0.75, "frames": 16, "steps": 20, "guidance": 3.0, "aesthetic": None, "batch_size": 8}
+_TINY_DRAWN = {"resolution": "24x32", "frames": 16, "steps": 20, "guidance": 3.0, "aesthetic": None, "batch_size": 8}
 
 SOUND_PRESETS: dict[str, dict] = {
     "xl": {},

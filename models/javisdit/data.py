@@ -5,6 +5,7 @@ import functools
 import json
 import math
 import os
+import re
 from fractions import Fraction
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from avtools import outputs
 from avtools.errors import RowError
 from avtools.models.javisdit.buckets import SLACK, Buckets, Place, measures, size_of
-from avtools.models.parts.clips import as_bytes, late_of, read_pictures, shown_seconds, sound_of, words
+from avtools.models.parts.clips import as_bytes, late_of, read_picture, read_pictures, shown_seconds, sound_of, words
 from avtools.rows import key_of, path_of
 from avtools.rows.keys import PLACEHOLDER
 from avtools.training.draws import draw_of
@@ -24,6 +25,7 @@ VIDEO_COLUMNS, SOUND_COLUMNS, IMAGE_COLUMNS = ("path", "video_path"), ("audio_pa
 TEXT_COLUMNS, SOUND_TEXT_COLUMNS = ("text", "audio_text"), ("audio_text", "text")
 NO_CAPTION = "placeholder"  # the text of rows that have none, in the published tables
 UNPAIRED = "unpaired_audio_path"
+_ESCAPED = re.compile("[\ud800-\udfff]")  # halves of characters that JSON may spell, and bytes that are no UTF-8
 #: Task -> what it needs of the row's clip.
 GIVEN = {"t2av": (), "v2a": ("video",), "a2v": ("sound",), "i2av": ("image",), "ia2v": ("image", "sound"), "continue": ("video", "sound")}
 
@@ -206,7 +208,7 @@ def condition(row: dict, options: dict) -> dict:
         path = next((path_of(row, one) for one in (*IMAGE_COLUMNS, *VIDEO_COLUMNS) if row.get(one)), None)
         if path is None or os.path.basename(path) == PLACEHOLDER:
             raise RowError(f"task {options['task']}: the row has no picture to begin with (columns looked at: {', '.join((*IMAGE_COLUMNS, *VIDEO_COLUMNS))})")
-        item["pictures"] = read_pictures(path, 0.0, fps, 1, size)
+        item["pictures"] = read_picture(path, size)[None]
     if "video" in needs:
         path = _picture_path(row)
         shown = shown_seconds(path)
@@ -231,7 +233,7 @@ def condition(row: dict, options: dict) -> dict:
 def caption(row: dict, columns: tuple[str, ...], unless: str = NO_CAPTION) -> np.ndarray:
     """The first of these columns that says something, as UTF-8 bytes; RowError: none."""
     told = {column: row.get(column) for column in columns if str(row.get(column) or "").strip().lower() != unless}
-    return as_bytes(words(told, columns))
+    return as_bytes(_ESCAPED.sub("\ufffd", words(told, columns)))
 
 
 def wave(path: str, start: float, seconds: float) -> np.ndarray:

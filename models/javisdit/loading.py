@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import os
 import pathlib
 
@@ -10,7 +11,7 @@ import torch
 from avtools import hub
 from avtools.errors import FatalError, UsageError
 from avtools.models.javisdit import checkpoint, prior
-from avtools.models.javisdit.config import Config, PriorConfig, SoundConfig
+from avtools.models.javisdit.config import PRESETS, Config, PriorConfig, SoundConfig
 from avtools.models.javisdit.model import Size, VastDit
 from avtools.training import config as settings
 
@@ -134,6 +135,44 @@ def begin_joint(net: VastDit, path, video=None) -> list[str]:
     return checkpoint.begin_joint(net, tensors, None if video is None else checkpoint.read_video(video), path)
 
 
+# --- what does not show in weights -------------------------------------------------------------------------------------
+
+SILENT = ("time_positions", "legacy_cross_batch_prior", "square")  # of a joint network's shape: tensors have the same names and shapes with any value
+ENCODERS = ("sound_codec", "padding", "level")
+JOINT_ENCODERS = ("video_codec", "prior_text")
+
+
+def form(config, joint: bool = True) -> dict:
+    """What a network or a prior was made for that its tensors do not tell: setting -> value."""
+    if isinstance(config, PriorConfig):
+        return {"prior.heads": prior_size(config).heads, **{name: getattr(config, name) for name in (*ENCODERS, *JOINT_ENCODERS)}}
+    size = size_of(config, joint)
+    found = {f"size.{name}": getattr(size, name) for name in SILENT} if joint else {}
+    return found | {name: getattr(config, name) for name in ("text_encoder", *ENCODERS, *(JOINT_ENCODERS if joint else ()))}
+
+
+def differing(path, config, joint: bool = True) -> str | None:
+    """One line on how the form of the weights at `path`, ours or released, differs from what `config` says; None where it does not.
+
+    `joint`: both are networks of two streams (a first stage's has no say about pictures).
+    """
+    folder, kinds = hub.own_folder(path), {**NETS, "javisdit-prior": PriorConfig}
+    if folder is not None:
+        system = hub.config_of(folder)["system"]
+        was = settings.of_checkpoint(folder, system, kinds[system]())
+    elif isinstance(config, PriorConfig):
+        was = PriorConfig(padding="legacy")
+    else:
+        was = settings.resolve(Config, PRESETS, "released")
+    was, now = form(was, joint), form(config, joint)
+    found = [f"{name} {_told(value)}, here {_told(now[name])}" for name, value in was.items() if value != now[name]]
+    return f"{path}: was made with other settings, which it now has to unlearn: {'; '.join(found)}" if found else None
+
+
+def _told(value) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 # --- the prior --------------------------------------------------------------------------------------------------------
 
 
@@ -158,8 +197,10 @@ def prior_config(path, config: PriorConfig, preset: str | None = None) -> PriorC
     return config
 
 
-def check_prior(found: prior.Found, size: Size) -> None:
-    """UsageError where the network reads other priors."""
+def check_prior(found: prior.Found, size: Size, words: int | None = None) -> None:
+    """UsageError where the network reads other priors, or the prior other captions; `words`: how wide those of a text encoder without weights are."""
+    if words not in (None, found.size.text):
+        raise UsageError(f"{found.where}: reads captions {found.size.text} wide, and prior_text is words, prior_words {words}; set both as the prior was trained")
     told, wanted = (found.size.spatial, found.size.temporal, found.size.out), (size.spatial_priors, size.temporal_priors, size.prior)
     if told != wanted:
         raise UsageError(f"{found.where}: gives {told[0]} and {told[1]} priors {told[2]} wide, and the network reads {wanted[0]} and {wanted[1]} of {wanted[2]}; give the prior that belongs to it")

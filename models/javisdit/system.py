@@ -35,6 +35,8 @@ from avtools.training import config as settings
 
 SOURCE = "Liu et al. 2025, JavisDiT, arXiv 2503.23377; github.com/JavisVerse/JavisDiT"
 LICENCE = "Apache-2.0; sound through AudioLDM 2 (CC BY-NC-SA 4.0), the prior's text through ImageBind (CC-BY-NC-SA-4.0): non-commercial"
+SLOWEST, FASTEST = 0.1, 1000.0  # pictures a second
+FACTORS = {"pixels": 4, "opensora": 8}  # video codec -> pixels of a latent's side
 NEEDS_PRIOR = "{} needs a prior of space and time: give --weights prior= a run of 'avtools train javisdit-prior', or JavisDiT's own"
 
 
@@ -52,8 +54,10 @@ class _Stage(System):
 
         super().__init__(config)
         check(config, {"video_codec": VIDEO_CODECS, "sound_codec": SOUND_CODECS, "text_encoder": TEXTS, "prior_text": PRIOR_TEXTS, "padding": ("silence", "legacy")})
-        if not (config.fps > 0 and math.isfinite(config.fps)) or config.multiple < 1:
-            raise UsageError(f"fps {config.fps:g}, multiple {config.multiple}: more than 0 pictures a second, a multiple from 1")
+        if not SLOWEST <= config.fps <= FASTEST or config.multiple < 1:
+            raise UsageError(f"fps {config.fps:g}, multiple {config.multiple}: {SLOWEST:g} to {FASTEST:g} pictures a second, a multiple from 1")
+        if not self.heard and config.video_codec == "pixels" and config.multiple % FACTORS["pixels"]:
+            raise UsageError(f"multiple {config.multiple}: video_codec pixels makes latents of {FACTORS['pixels']} x {FACTORS['pixels']} pixels; give a multiple of {FACTORS['pixels']}")
         self.buckets = Buckets(config.buckets, config.fps, self.heard)
         self.net = self.prior = self.frozen = None
 
@@ -67,6 +71,15 @@ class _Stage(System):
             raise UsageError(f"{self.name}'s own network trains: leave out --weights SOURCE (but PART=...), or start from it with --init")
         weights.check([part.name for part in self.parts if part.name not in ("", STREAM.name)])
         init.check(("", *inits), "--init")
+
+    def _tell(self, path, joint: bool = True) -> None:
+        """Say where what a training begins with was made in another form, of which its tensors tell nothing."""
+        from avtools.engine.ranked import world
+        from avtools.models.javisdit import loading
+
+        line = loading.differing(path, self.config, joint)
+        if line and world().rank == 0:
+            print(f"avtools: {line}", file=sys.stderr, flush=True)
 
     def _freeze(self, weights: hub.Weights, device, tower=None) -> None:
         """`tower`: ImageBind's text tower in a prior's own file, see :class:`.frozen.Frozen`."""
@@ -94,6 +107,9 @@ class _Stage(System):
 
     def valid_batches(self, rows, size: int):
         return self.buckets.valid(rows, size)
+
+    def largest_batch(self, rows, size: int):
+        return self.buckets.largest(rows, size)
 
     def item_is_fixed(self) -> bool:
         return not self.config.random_start
@@ -154,7 +170,7 @@ class _Stage(System):
         from avtools.rows import key_of
         from avtools.training.draws import draw_of
 
-        return data.ITEMS[options["kind"]]({**row, "features_path": None}, draw_of(0, "features", key_of(row)), options)
+        return data.ITEMS[options["kind"]]({**row, "features_path": None, "place": None}, draw_of(0, "features", key_of(row)), options)
 
     def encode(self, items: list[dict]) -> list[dict]:
         import torch
@@ -209,15 +225,24 @@ class _Stage(System):
         from avtools.models.javisdit.frozen import CHUNKS, SOUND_STEP
 
         drawn, config = self.config.sampling, self.config
-        if drawn.frames < 1 or not drawn.aspect > 0:
-            raise UsageError(f"sampling.frames {drawn.frames}, sampling.aspect {drawn.aspect:g}: a picture at least, and more than 0")
+        if drawn.frames < 1:
+            raise UsageError(f"sampling.frames {drawn.frames}: a picture at least")
+        if drawn.aspect is not None and not 0 < drawn.aspect < math.inf:
+            raise UsageError(f"sampling.aspect {drawn.aspect:g}: height by width, more than 0, or null")
+        if not 0 < drawn.overlap * config.fps < math.inf:
+            raise UsageError(f"sampling.overlap {drawn.overlap:g}: seconds, more than 0")
+        pixels = resolution(drawn.resolution)
+        height, _, width = drawn.resolution.partition("x")
+        size = size_of(pixels, nearest(drawn.aspect or (int(height) / int(width) if width else 9 / 16)), config.multiple)
+        if not self.heard and min(size) < FACTORS[config.video_codec]:
+            raise UsageError(f"sampling.resolution {drawn.resolution}: pictures of {size[0]}x{size[1]}, and a latent is of {FACTORS[config.video_codec]} x {FACTORS[config.video_codec]} pixels; choose a larger one")
         chunk = CHUNKS[config.video_codec]
         overlap = max(1, round(drawn.overlap * config.fps / chunk[0])) * chunk[0]  # whole chunks, so that the codec gives the same of them
         if task == "continue" and overlap >= drawn.frames:
             raise UsageError(f"sampling.overlap {drawn.overlap:g} s: {overlap} of {drawn.frames} pictures would be given; make it shorter")
         options = {
             "task": task,
-            "size": size_of(resolution(drawn.resolution), nearest(drawn.aspect), config.multiple),
+            "size": size,
             "frames": drawn.frames,
             "fps": config.fps,
             "overlap": overlap,
@@ -342,7 +367,8 @@ class JavisSound(_Flow):
         path = loading.init_path(init, dataclasses.replace(STREAM, name=""), self.name)
         self.net = VastDit(self._size(), self.config.train.gradient_checkpointing)
         if path is not None:
-            loading.begin_sound(self.net, path)
+            if not loading.begin_sound(self.net, path):  # of OpenSora's nothing is to be told
+                self._tell(path, False)
         elif not self.config.all_parameters:
             raise UsageError("what does not train comes from OpenSora's STDiT-v3: give --init its folder, or train all of it with --set all_parameters=true")
         self.net.to(device)
@@ -399,6 +425,7 @@ class JavisPrior(_Stage):
         if path is not None:
             found = loading.prior_found(path)
             prior.fill(self.net, found)
+            self._tell(path)
             tower = (found.text, found.where)
         self.net.to(device)
         self._freeze(weights, device, tower)
@@ -525,6 +552,7 @@ class JavisDit(_Flow):
             fresh = loading.begin_joint(self.net, path, video)
             if any(name.startswith("spatial_blocks.") for name in fresh) and not self.config.all_parameters:
                 raise UsageError("the video stream would keep random values: give --init video-stream= OpenSora's STDiT-v3, or train it with --set all_parameters=true")
+            self._tell(path, not fresh)
         elif not self.config.all_parameters:
             raise UsageError("the joint stage begins with the first one's network: give --init a run of javisdit-audio, or train all of it with --set all_parameters=true")
         self.net.to(device)
@@ -552,7 +580,7 @@ class JavisDit(_Flow):
         from avtools.models.javisdit import loading
 
         found = loading.prior_found(self._prior_path(weights))
-        loading.check_prior(found, size)
+        loading.check_prior(found, size, self.config.prior_words if self.config.prior_text == "words" else None)
         self.prior = found.make().to(device)
         self._freeze(weights, device, (found.text, found.where))
 

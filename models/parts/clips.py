@@ -69,6 +69,15 @@ def read_pictures(path: str, start: float, rate: float, count: int, size: tuple[
     return np.stack(made + [made[-1]] * (count - len(made)))
 
 
+def read_picture(path: str, size: tuple[int, int]) -> np.ndarray:
+    """(3, h, w) uint8: an image, upright and on white where it is transparent, or a video's first picture; the largest middle part of that aspect."""
+    import torch
+
+    from avtools.models.parts import frames
+
+    return (frames.crop_to(frames.read_image(path), *size) * 255).round().clamp(0, 255).to(torch.uint8).numpy()
+
+
 def shown_seconds(path: str) -> float:
     from avtools.media.probe import probe
 
