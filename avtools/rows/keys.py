@@ -13,20 +13,25 @@ def key_of(row: dict, column: str | None = None) -> str:
     """Return the key of `row`: the cell of `column` if given, else `relpath`, else `id`, else the file's name.
 
     The file's name is that of `path`, `audio_path` or `image_path`, with its suffix and without its folder;
-    `placeholder.mp4` names nothing, nor does the id `placeholder` beside it, which all such rows of JavisDiT's tables have.  Raise RowError
-    where there is nothing.
+    `placeholder.mp4` names no file; as a relpath, or as the id `placeholder` beside it, which all such rows of JavisDiT's tables
+    have, it is the key only where nothing else is.  Raise RowError where there is nothing.
     """
     if column is not None:
         if _empty(row.get(column)):
             raise RowError(f"no key: column {shown(column)} is empty; fill it or choose another --key")
         return str(row[column])
+    last = ""
     for name in ("relpath", "id"):
-        if not (_empty(row.get(name)) or _nobody(row, str(row[name]))):
-            return str(row[name])
+        if not _empty(row.get(name)):
+            if not _nobody(row, str(row[name])):
+                return str(row[name])
+            last = last or str(row[name])
     for name in ("path", "video_path", "audio_path", "audio_file", "image_path"):
         file = os.path.basename(str(row.get(name) or ""))
         if file and file != PLACEHOLDER:
             return file
+    if last:
+        return last
     raise RowError("no key: none of relpath, id, path, audio_path, image_path is set; name a column with --key")
 
 

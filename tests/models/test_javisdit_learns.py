@@ -47,6 +47,7 @@ def test_sound_and_picture_are_judged_against_own_and_others(forms, tmp_path):
     assert forms.agreement([[0.5], [1.0]], [[0.52], [1.5]], 0.05)[""] == 0.5 and forms.agreement([[]], [[]], 0.05)[""] == 0.0
 
 
+@pytest.mark.long
 def test_trainings_of_two_forms_differ_in_the_form_alone(forms, tmp_path):
     rows = forms.clips(tmp_path, 4)
     run, made, begun = forms.prior(tmp_path / "prior", rows, 1), {}, {}

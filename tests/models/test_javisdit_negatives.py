@@ -82,6 +82,7 @@ def sound_file(path, seconds, hertz=440.0) -> str:
 # --- pools ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("objects, sounds", [("objects.jsonl", "parts.csv"), ("objects", "legacy"), ("objects/pool_list.txt", "legacy/pool_list.txt")])
 def test_negatives_come_from_pools_as_the_commands_make_them(objects, sounds, folder, rows, seen):
     function, given = prior(CLIP, "random_start=true", "negatives=4", f"masklets={folder / objects}", f"stems={folder / sounds}").item_work()

@@ -15,6 +15,7 @@ def test_key_of():
     assert key_of({**row, "relpath": None, "id": ""}) == "b.mp4"
     assert key_of({"path": "placeholder.mp4", "audio_path": "s/x.wav"}) == "x.wav"
     assert key_of({"path": "placeholder.mp4", "relpath": "placeholder.mp4", "id": "placeholder", "audio_path": "s/x.wav"}) == "x.wav"  # JavisDiT's own tables
+    assert key_of({"path": "placeholder.mp4", "relpath": "placeholder.mp4", "text": "rain"}) == "placeholder.mp4"  # of captions alone
     assert key_of({"path": "a.mp4", "id": "placeholder"}) == "placeholder" and key_of({"path": "placeholder.mp4", "id": "b"}) == "b"
     assert key_of({"image_path": "i.png"}) == "i.png"
     assert key_of(row, "text") == "t"
