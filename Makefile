@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 # Tests start thousands of processes: modules are compiled once, also where the environment asks for no bytecode.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: setup demo test long learn bench man dist clean
+.PHONY: setup demo test long rare learn bench man dist clean
 
 setup: $(READY)
 
@@ -25,11 +25,15 @@ demo: $(READY)
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)) * 3 // 2)')
 
 test: $(READY)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not long and not learn and not cluster" tests
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not long and not rare and not learn and not cluster" tests
 
 # Whole runs of whole systems, most of a minute each.
 long: $(READY)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "long and not learn and not cluster" tests
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "long and not rare and not learn and not cluster" tests
+
+# Each way of giving a system what it refuses, a process each.
+rare: $(READY)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m rare tests
 
 # What longer training learns; minutes each.
 learn: $(READY)

@@ -155,7 +155,7 @@ def test_the_javisdit_workflow_plans_every_stage():
 def test_the_javisdit_workflow_goes_from_clips_to_scores_and_continues_where_it_was_stopped(tmp_path):
     pytest.importorskip("torch")
     small = " ".join(f"--set {one}" for one in ("train.batch_size=2", "train.previews=0", "train.log_every=1", "train.checkpoint_every=1", "size.depth=1", "size.dim=32"))
-    line = ["make", "-f", ROOT / "workflows/javisdit.mk", "SYNTH=24", "PRESET=tiny", "JOBS=1", "MAX_BAD=0", f"AVTOOLS={sys.executable} -m avtools", "SAMPLE=--steps 2"]
+    line = ["make", "-f", ROOT / "workflows/javisdit.mk", "SYNTH=24", "PRESET=tiny", "JOBS=1", "MAX_BAD=0", f"AVTOOLS={sys.executable} -m avtools", "SAMPLE=--steps 2", "SET=--set train.schedule=constant"]
     line += [f"SET1={small}", f"SET3={small}", "SET2=--set train.batch_size=2"]
 
     def run(*words, status=0) -> str:

@@ -16,7 +16,7 @@ from avtools import hub  # noqa: E402
 from avtools.models.javisdit.system import JavisDit, JavisPrior, JavisSound  # noqa: E402
 from avtools.training import config as settings  # noqa: E402
 
-pytestmark = pytest.mark.long  # each a process, or several
+pytestmark = pytest.mark.rare  # each a process, or several
 NET = ("size.dim=32", "size.depth=1", "size.heads=2")
 PRIOR = ("prior.dim=32", "prior.heads=2")
 STAGES = {"javisdit-audio": (JavisSound, NET), "javisdit-prior": (JavisPrior, PRIOR), "javisdit": (JavisDit, NET)}
@@ -168,7 +168,6 @@ def test_the_prior_makes_nothing_by_itself(place):
 # --- training -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     "kind, change, why",
     [
@@ -196,7 +195,6 @@ def test_rows_that_fit_no_bucket_are_counted_and_listed_and_a_table_of_them_alon
     assert last.endswith("; change buckets, or the table") and not os.listdir(place.folder / f"{run}-all/checkpoints")
 
 
-@pytest.mark.long
 def test_clips_shorter_than_the_table_says(place):
     buckets = ("--set", 'buckets={"24x32":{"24":[1,null]}}')  # of 3 s
     told = lambda row, number: row.update(duration=3.0, audio_duration=3.0)  # noqa: E731
@@ -213,7 +211,6 @@ def test_clips_shorter_than_the_table_says(place):
     assert [row["row"] for row in listed(place, "one/bad.jsonl")] == [2] and len(steps(place, "one")) == 3
 
 
-@pytest.mark.long
 def test_rows_without_caption_or_sound(place):
     if not (place.folder / "silent.mp4").exists():
         fx.make(place.folder / "silent.mp4", fx.even(60, fps=24))
@@ -233,7 +230,6 @@ def test_rows_without_caption_or_sound(place):
     assert said(done)[-1] == "avtools train: 2 rows cannot be read, more than --max-bad allows; strict/bad.jsonl lists them"
 
 
-@pytest.mark.long
 def test_losses_that_are_no_numbers_are_skipped_and_named_and_end_the_run_in_the_end(place):
     from avtools import features
 
@@ -255,7 +251,6 @@ def test_losses_that_are_no_numbers_are_skipped_and_named_and_end_the_run_in_the
     assert said(done)[-1].startswith("avtools train: 2 steps in a row without a finite loss: lower lr, or look at the items that wild/log.jsonl names; the checkpoint of step ")
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     "words, status, line",
     [
@@ -279,14 +274,12 @@ def test_training_refuses_in_one_line(place, words, status, line):
     shutil.rmtree(place.folder / "refused")
 
 
-@pytest.mark.long
 def test_pools_that_hold_nothing(place):
     for words, line in ((("masklets=nowhere",), "nowhere: the pool cannot be read (No such file or directory); give its folder, "), (("stems=s/masks",), "s/masks: no separated sounds ")):
         done = place(*train("javisdit-prior", table(place, "t6.jsonl"), "pooled", "--set", *words), status=2)
         assert len(said(done)) == 1 and line in said(done)[0]
 
 
-@pytest.mark.long
 def test_captions_that_are_too_long_are_counted_over_the_run_and_listed(place):
     name = table(place, "wordy.jsonl", lambda row, number: row.update({"audio_text": "bell " * 40} if number in (0, 2, 5) else {}))
     kind = "captions beyond the 12 tokens that the network reads"
